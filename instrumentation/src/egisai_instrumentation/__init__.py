@@ -1,0 +1,1 @@
+"""EgisInstrumentor and one file per LLM client."""

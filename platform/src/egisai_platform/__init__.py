@@ -1,0 +1,1 @@
+"""OTLP in, registry, store, API and dashboard."""

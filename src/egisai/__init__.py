@@ -1,0 +1,1 @@
+"""Attribution of LLM calls to agents, users, sessions and workflows, on OpenTelemetry."""

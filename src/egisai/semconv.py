@@ -1,0 +1,75 @@
+"""Every attribute, baggage and header name Egis reads or writes, and nowhere else.
+
+The `gen_ai.*` names are those of the GenAI semantic conventions (open-telemetry/semantic-conventions-genai, which
+is still in development and ships no usable Python constants): when one is renamed, it is renamed here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# --- baggage ---------------------------------------------------------------------------------------------------
+BAGGAGE_PREFIX: Final = "egisai."
+"""Every baggage member of ours is this plus the name of a `set_context` parameter."""
+
+FIELDS: Final = ("agent", "agent_id", "user_id", "user_role", "session_id", "workflow_id")
+"""The facts of a context, in the order in which they are worth keeping when a header overflows."""
+
+# --- who and for whom, on every span -------------------------------------------------------------------------------
+AGENT_NAME: Final = "gen_ai.agent.name"
+AGENT_ID: Final = "egisai.agent.id"
+AGENT_SOURCE: Final = "egisai.agent.source"
+PROMPT_FINGERPRINT: Final = "egisai.prompt.fingerprint"
+USER_ID: Final = "user.id"
+USER_ROLES: Final = "user.roles"
+SESSION_ID: Final = "session.id"
+WORKFLOW_ID: Final = "egisai.workflow.id"
+CALL_COMPLETE: Final = "egisai.call.complete"
+"""False on a call whose stream was left before its end; absent otherwise."""
+
+# --- resource ------------------------------------------------------------------------------------------------------
+SERVICE_NAME: Final = "service.name"
+DEPLOYMENT_ENVIRONMENT: Final = "deployment.environment.name"
+
+# --- a call --------------------------------------------------------------------------------------------------------
+OPERATION: Final = "gen_ai.operation.name"
+PROVIDER: Final = "gen_ai.provider.name"
+CONVERSATION_ID: Final = "gen_ai.conversation.id"
+OUTPUT_TYPE: Final = "gen_ai.output.type"
+PROMPT_NAME: Final = "gen_ai.prompt.name"
+PROMPT_VERSION: Final = "gen_ai.prompt.version"
+ERROR_TYPE: Final = "error.type"
+SERVER_ADDRESS: Final = "server.address"
+SERVER_PORT: Final = "server.port"
+HTTP_STATUS: Final = "http.response.status_code"
+
+REQUEST_MODEL: Final = "gen_ai.request.model"
+REQUEST_MAX_TOKENS: Final = "gen_ai.request.max_tokens"
+REQUEST_TEMPERATURE: Final = "gen_ai.request.temperature"
+REQUEST_TOP_P: Final = "gen_ai.request.top_p"
+REQUEST_FREQUENCY_PENALTY: Final = "gen_ai.request.frequency_penalty"
+REQUEST_PRESENCE_PENALTY: Final = "gen_ai.request.presence_penalty"
+REQUEST_STOP_SEQUENCES: Final = "gen_ai.request.stop_sequences"
+REQUEST_SEED: Final = "gen_ai.request.seed"
+REQUEST_CHOICE_COUNT: Final = "gen_ai.request.choice.count"
+REQUEST_STREAM: Final = "gen_ai.request.stream"
+REQUEST_REASONING_LEVEL: Final = "gen_ai.request.reasoning.level"
+REQUEST_PREVIOUS_RESPONSE_ID: Final = "gen_ai.request.previous_response.id"
+REQUEST_ENCODING_FORMATS: Final = "gen_ai.request.encoding_formats"
+
+RESPONSE_ID: Final = "gen_ai.response.id"
+RESPONSE_MODEL: Final = "gen_ai.response.model"
+RESPONSE_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+RESPONSE_TIME_TO_FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"
+EMBEDDINGS_DIMENSION_COUNT: Final = "gen_ai.embeddings.dimension.count"
+
+USAGE_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+USAGE_CACHE_READ_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
+USAGE_CACHE_WRITE_TOKENS: Final = "gen_ai.usage.cache_write.input_tokens"
+USAGE_REASONING_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
+
+# --- content, off unless OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT says otherwise ---------------------------
+INPUT_MESSAGES: Final = "gen_ai.input.messages"
+OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
+SYSTEM_INSTRUCTIONS: Final = "gen_ai.system_instructions"
