@@ -424,7 +424,7 @@ def test_hooks_see_the_request(client: openai.OpenAI, provider: Provider) -> Non
 
 
 def test_alone() -> None:
-    """`python examples/provider.py` serves, says where, stops on Ctrl-C without a traceback; says if its port is taken."""
+    """It runs alone: serves, says where, and stops on Ctrl-C without a traceback; a taken port is said."""
     script = Path(__file__).parents[2] / "examples" / "provider.py"
     with Provider() as taken:
         port = taken.azure_endpoint.rpartition(":")[2]
