@@ -6,7 +6,8 @@ is still in development and ships no usable Python constants): when one is renam
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 # --- baggage ---------------------------------------------------------------------------------------------------
 BAGGAGE_PREFIX: Final = "egisai."
@@ -73,3 +74,21 @@ USAGE_REASONING_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
 INPUT_MESSAGES: Final = "gen_ai.input.messages"
 OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
 SYSTEM_INSTRUCTIONS: Final = "gen_ai.system_instructions"
+
+
+# --- other vendors' words ------------------------------------------------------------------------------------------
+CALL_OPERATIONS: Final = frozenset({"chat", "text_completion", "generate_content", "embeddings"})
+"""Values of `gen_ai.operation.name` that make a span a call."""
+
+_OPENINFERENCE_KIND: Final = "openinference.span.kind"
+_OPENINFERENCE_CALLS: Final = frozenset({"LLM", "EMBEDDING"})
+_OPENLLMETRY_TYPE: Final = "llm.request.type"
+
+
+def is_call(attributes: Mapping[str, Any]) -> bool:
+    """Whether a span with these attributes stands for an LLM call, in whoever's words."""
+    return (
+        attributes.get(OPERATION) in CALL_OPERATIONS
+        or attributes.get(_OPENINFERENCE_KIND) in _OPENINFERENCE_CALLS
+        or _OPENLLMETRY_TYPE in attributes
+    )

@@ -1,0 +1,246 @@
+"""The life of one LLM call, from the request's body to the span's end. Written once, for every provider.
+
+    begin ──> in flight ──> settled ─────────────────────────────> ended
+                 │             └─> streaming ──> exhausted ──────> ended
+                 │                     └───────> left, cancelled ─> ended, marked incomplete
+                 └─────────────────────┴───────> error ───────────> ended, with error.type
+
+While the request is in flight the call is held in the OTel context and our baggage is out of it, so that no
+propagator sends it to the provider. Between the chunks of a stream nothing of ours is in the caller's context.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Any, Final, NamedTuple
+
+from opentelemetry import trace
+from opentelemetry.context import Context, attach, get_current
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
+
+from egisai import attribution, fingerprint, semconv
+from egisai.context import Facts, Held, facts_of, held_in, hold
+from egisai.guard import Guard
+from egisai.identity import Identity
+
+from . import background
+from .integration import Attributes, Endpoint, Fold, StoredPrompt
+
+_READING_REQUEST: Final = Guard("reading a request")
+_READING_RESPONSE: Final = Guard("reading a response")
+_RESOLVING: Final = Guard("resolving an agent")
+_ENDING: Final = Guard("ending a call")
+
+_MAX_MESSAGE_CHARS: Final = 512  # of a provider's error message kept on the span
+
+
+class Destination(NamedTuple):
+    """Where a client's requests go."""
+
+    provider: str
+    address: str
+    port: int
+
+
+class Call:
+    """One LLM call. It may be ended many times and from any thread: the first time counts."""
+
+    __slots__ = ("_ended", "_first_ns", "_outer", "_pending", "_span", "_started_ns", "context", "endpoint", "fold")
+
+    def __init__(self, endpoint: Endpoint, outer: Context) -> None:
+        self.endpoint = endpoint
+        self.context = outer
+        self.fold: Fold | None = None
+        self._outer = outer
+        self._span: Span | None = None  # None: nobody records, or another instrumentor's span stands for this call
+        self._pending: Future[Attributes] | None = None
+        self._started_ns = time.perf_counter_ns()
+        self._first_ns = 0
+        self._ended = False
+
+    # --- in flight -------------------------------------------------------------------------------------------------
+
+    def enter(self) -> None:
+        """Hold the call in the context: the request goes out."""
+        attach(self.context)
+
+    def leave(self) -> None:
+        """The request is answered: the caller's context is back. In another context, nothing is touched."""
+        held = held_in(get_current())
+        if held is not None and held.call is self:
+            attach(self._outer)
+
+    # --- streaming -------------------------------------------------------------------------------------------------
+
+    @property
+    def recording(self) -> bool:
+        """Whether there is a span of ours that still wants to know."""
+        return self._span is not None and not self._ended
+
+    def folding(self) -> Fold | None:
+        """What a stream is folded into; None where the endpoint does not stream."""
+        if self.fold is None and self.endpoint.fold is not None:
+            self.fold = self.endpoint.fold()
+        return self.fold
+
+    def first_chunk(self) -> None:
+        """The first chunk is here."""
+        self._first_ns = time.perf_counter_ns()
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def respond(self, response: object) -> None:
+        """End with a whole response."""
+        if self.recording:
+            attributes: Attributes = {}
+            with _READING_RESPONSE:
+                attributes = self.endpoint.read_response(response)
+            self._end(attributes)
+
+    def finish(self) -> None:
+        """End with what the stream said, having said everything."""
+        self._end({})
+
+    def abandon(self, exc: BaseException | None = None) -> None:
+        """End with what the stream said until it was left."""
+        attributes: Attributes = {semconv.CALL_COMPLETE: False}
+        if exc is not None:
+            attributes[semconv.ERROR_TYPE] = _name_of(exc)
+        self._end(attributes)
+
+    def fail(self, exc: BaseException) -> None:
+        """End with what the caller is about to get: a cancellation leaves the call, an error is the call's."""
+        if not isinstance(exc, Exception):
+            self.abandon(exc)
+            return
+        attributes: Attributes = {semconv.ERROR_TYPE: _name_of(exc)}
+        status = getattr(exc, "status_code", None)
+        if isinstance(status, int):
+            attributes[semconv.HTTP_STATUS] = status
+        self._end(attributes, exc)
+
+    def _end(self, attributes: Attributes, exc: Exception | None = None) -> None:
+        span = self._span
+        if span is None or self._ended:
+            return
+        self._ended = True
+        with _ENDING:
+            if self.fold is not None:
+                with _READING_RESPONSE:
+                    attributes = {**self.fold.attributes(), **attributes}
+                if self._first_ns:
+                    attributes[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = (self._first_ns - self._started_ns) / 1e9
+            if attributes:
+                span.set_attributes(attributes)
+            if exc is not None:
+                span.set_status(StatusCode.ERROR, str(exc)[:_MAX_MESSAGE_CHARS])
+            elif semconv.ERROR_TYPE in attributes and semconv.CALL_COMPLETE not in attributes:
+                span.set_status(StatusCode.ERROR, attributes[semconv.ERROR_TYPE])  # an error that came as a response
+            if self._pending is None:
+                span.end()
+            else:
+                end_ns = time.time_ns()
+                self._pending.add_done_callback(lambda agent: _end_late(span, agent, end_ns))
+
+
+def begin(
+    tracer: Tracer, endpoint: Endpoint, body: Mapping[str, Any], destination: Destination, *, covered: bool
+) -> Call | None:
+    """A call that starts now, or None where it is not ours to follow: suppressed, or inside another call.
+
+    Args:
+        tracer: Makes the span.
+        endpoint: What is called.
+        body: The request's JSON body.
+        destination: Where it goes.
+        covered: Whether another instrumentor, nearer to the wire, is going to make a span for this call.
+    """
+    outer = get_current()
+    if held_in(outer) is not None or not is_instrumentation_enabled():
+        return None
+    call = Call(endpoint, outer)
+    request: Attributes = {
+        semconv.OPERATION: endpoint.operation,
+        semconv.PROVIDER: destination.provider,
+        semconv.SERVER_ADDRESS: destination.address,
+        semconv.SERVER_PORT: destination.port,
+    }
+    with _READING_REQUEST:
+        request.update(endpoint.read_request(body))
+    facts = facts_of(outer)
+    who: Attributes = {}
+    with _RESOLVING:
+        who = _who(call, outer, facts, body)
+
+    around = trace.get_current_span(outer)
+    theirs = attribution.attributes_of_span(around)
+    if theirs and around.is_recording() and semconv.is_call(theirs):  # another instrumentor's span is the call's
+        around.set_attributes({**{name: value for name, value in request.items() if name not in theirs}, **who})
+        call.context = hold(outer, Held(facts, who, call))
+    elif covered:
+        call.context = hold(outer, Held(facts, who, call, request))
+    else:
+        inside = hold(outer, Held(facts, who, call))
+        request.update(who)
+        if semconv.SESSION_ID in who and semconv.CONVERSATION_ID not in request:
+            request[semconv.CONVERSATION_ID] = who[semconv.SESSION_ID]
+        model = request.get(semconv.REQUEST_MODEL)
+        name = f"{endpoint.operation} {model}" if model else endpoint.operation
+        span = tracer.start_span(name, inside, SpanKind.CLIENT, request)
+        call.context = trace.set_span_in_context(span, inside)
+        if span.is_recording():
+            call._span = span  # pyright: ignore[reportPrivateUsage] - `begin` is its constructor
+    return call
+
+
+def _who(call: Call, outer: Context, facts: Facts, body: Mapping[str, Any]) -> Attributes:
+    """Identity and facts as attributes. Where finding the agent takes long, `call` waits for it without blocking."""
+    agents = attribution.current()
+    identity = agents.explicit(facts)
+    if identity is None:
+        near = attribution.nearest(outer, facts)
+        if near is not None and near.source not in ("fingerprint", "app"):
+            identity = near
+        else:
+            prompt = call.endpoint.read_prompt(body)
+            if prompt is not None:
+                return _by_prompt(call, outer, facts, prompt, near or agents.app())
+            identity = near or agents.app()
+    return attribution.attributes_of(outer, facts, identity)
+
+
+def _by_prompt(
+    call: Call, outer: Context, facts: Facts, prompt: tuple[str, ...] | StoredPrompt, otherwise: Identity
+) -> Attributes:
+    def attributes(found: fingerprint.Fingerprint | None) -> Attributes:
+        if found is None:  # nothing but blanks
+            return attribution.attributes_of(outer, facts, otherwise)
+        identity = attribution.current().prompted(found)
+        return {**attribution.attributes_of(outer, facts, identity), semconv.PROMPT_FINGERPRINT: found.digest}
+
+    if isinstance(prompt, StoredPrompt):
+        return attributes(fingerprint.of_stored(prompt.id, prompt.version))
+    found = fingerprint.seen(prompt)
+    if found is not fingerprint.MISSING:
+        return attributes(found)
+    if sum(map(len, prompt)) > fingerprint.LONG and asyncio._get_running_loop() is not None:
+        call._pending = background.later(lambda: attributes(fingerprint.of(prompt)))  # pyright: ignore[reportPrivateUsage]
+        return attribution.attributes_of(outer, facts, None)
+    return attributes(fingerprint.of(prompt))
+
+
+def _end_late(span: Span, agent: Future[Attributes], end_ns: int) -> None:
+    with _ENDING:
+        try:
+            span.set_attributes(agent.result())
+        finally:
+            span.end(end_ns)
+
+
+def _name_of(exc: BaseException) -> str:
+    kind = type(exc)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

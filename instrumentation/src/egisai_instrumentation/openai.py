@@ -1,0 +1,321 @@
+"""OpenAI: chat completions, responses, embeddings. https://platform.openai.com/docs/api-reference"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+
+from egisai import semconv
+
+from .integration import Attributes, Endpoint, Integration, Prompt, StoredPrompt
+
+_PARAMETERS: Final = {
+    "model": semconv.REQUEST_MODEL,
+    "temperature": semconv.REQUEST_TEMPERATURE,
+    "top_p": semconv.REQUEST_TOP_P,
+    "max_tokens": semconv.REQUEST_MAX_TOKENS,
+    "max_completion_tokens": semconv.REQUEST_MAX_TOKENS,
+    "max_output_tokens": semconv.REQUEST_MAX_TOKENS,
+    "frequency_penalty": semconv.REQUEST_FREQUENCY_PENALTY,
+    "presence_penalty": semconv.REQUEST_PRESENCE_PENALTY,
+    "seed": semconv.REQUEST_SEED,
+    "reasoning_effort": semconv.REQUEST_REASONING_LEVEL,
+    "previous_response_id": semconv.REQUEST_PREVIOUS_RESPONSE_ID,
+    "dimensions": semconv.EMBEDDINGS_DIMENSION_COUNT,
+}
+"""Parameters that are attributes as they stand."""
+
+_SYSTEM_ROLES: Final = frozenset({"system", "developer"})
+_SCALARS: Final = (str, int, float)
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+def _request(body: Mapping[str, Any]) -> Attributes:
+    attributes: Attributes = {}
+    for parameter, value in body.items():
+        name = _PARAMETERS.get(parameter)
+        if name is not None and isinstance(value, _SCALARS):
+            attributes[name] = value
+    if body.get("stream") is True:
+        attributes[semconv.REQUEST_STREAM] = True
+    return attributes
+
+
+def _chat_request(body: Mapping[str, Any]) -> Attributes:
+    attributes = _request(body)
+    stop = body.get("stop")
+    if stop:
+        attributes[semconv.REQUEST_STOP_SEQUENCES] = [stop] if isinstance(stop, str) else list(stop)
+    n = body.get("n")
+    if isinstance(n, int) and n != 1:
+        attributes[semconv.REQUEST_CHOICE_COUNT] = n
+    _output_type(attributes, body.get("response_format"))
+    return attributes
+
+
+def _responses_request(body: Mapping[str, Any]) -> Attributes:
+    attributes = _request(body)
+    effort = _object(body.get("reasoning")).get("effort")
+    if isinstance(effort, str):
+        attributes[semconv.REQUEST_REASONING_LEVEL] = effort
+    _output_type(attributes, _object(body.get("text")).get("format"))
+    conversation = body.get("conversation")
+    if not isinstance(conversation, str):
+        conversation = _object(conversation).get("id")
+    if isinstance(conversation, str):
+        attributes[semconv.CONVERSATION_ID] = conversation
+    stored = _stored_prompt(body)
+    if stored is not None:
+        attributes[semconv.PROMPT_NAME] = stored.id
+        if stored.version is not None:
+            attributes[semconv.PROMPT_VERSION] = stored.version
+    return attributes
+
+
+def _embeddings_request(body: Mapping[str, Any]) -> Attributes:
+    attributes = _request(body)
+    encoding = body.get("encoding_format")
+    if isinstance(encoding, str):
+        attributes[semconv.REQUEST_ENCODING_FORMATS] = [encoding]
+    return attributes
+
+
+def _output_type(attributes: Attributes, format: object) -> None:  # noqa: A002 - the API's word
+    kind = _object(format).get("type")
+    if isinstance(kind, str):
+        attributes[semconv.OUTPUT_TYPE] = "json" if kind.startswith("json") else kind
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    """A JSON object, or an empty one where there is none."""
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+
+
+# --- system prompts --------------------------------------------------------------------------------------------------
+
+
+def _chat_prompt(body: Mapping[str, Any]) -> Prompt:
+    return _system_text(body.get("messages"))
+
+
+def _responses_prompt(body: Mapping[str, Any]) -> Prompt:
+    stored = _stored_prompt(body)
+    if stored is not None:
+        return stored
+    instructions = body.get("instructions")
+    parts = (instructions,) if isinstance(instructions, str) and instructions else ()
+    return (*parts, *(_system_text(body.get("input")) or ())) or None
+
+
+def _no_prompt(_: Mapping[str, Any]) -> Prompt:
+    return None
+
+
+def _stored_prompt(body: Mapping[str, Any]) -> StoredPrompt | None:
+    prompt = _object(body.get("prompt"))
+    stored, version = prompt.get("id"), prompt.get("version")
+    return StoredPrompt(stored, version if isinstance(version, str) else None) if isinstance(stored, str) else None
+
+
+def _system_text(messages: object) -> tuple[str, ...] | None:
+    """The first run of system messages: later ones are remarks on the conversation, not who the agent is."""
+    if not isinstance(messages, Sequence) or isinstance(messages, str):
+        return None
+    parts: list[str] = []
+    found = False
+    for message in map(_object, cast("Sequence[object]", messages)):
+        if message.get("role") in _SYSTEM_ROLES:
+            found = True
+            content = message.get("content")
+            if isinstance(content, str):
+                parts.append(content)
+            elif isinstance(content, Sequence):
+                texts = (_object(part).get("text") for part in cast("Sequence[object]", content))
+                parts += [text for text in texts if isinstance(text, str)]
+        elif found:
+            break
+    return tuple(parts) or None
+
+
+# --- responses -------------------------------------------------------------------------------------------------------
+
+
+def _chat_usage(attributes: Attributes, usage: Any) -> None:
+    _put(attributes, semconv.USAGE_INPUT_TOKENS, usage.prompt_tokens)
+    _put(attributes, semconv.USAGE_OUTPUT_TOKENS, usage.completion_tokens)
+    if details := getattr(usage, "prompt_tokens_details", None):
+        _put(attributes, semconv.USAGE_CACHE_READ_TOKENS, getattr(details, "cached_tokens", None))
+    if details := getattr(usage, "completion_tokens_details", None):
+        _put(attributes, semconv.USAGE_REASONING_TOKENS, getattr(details, "reasoning_tokens", None))
+
+
+def _put(attributes: Attributes, name: str, value: object) -> None:
+    if value is not None:
+        attributes[name] = value
+
+
+def _chat_response(completion: Any) -> Attributes:
+    attributes: Attributes = {}
+    _put(attributes, semconv.RESPONSE_ID, completion.id)
+    _put(attributes, semconv.RESPONSE_MODEL, completion.model)
+    if completion.choices:
+        attributes[semconv.RESPONSE_FINISH_REASONS] = [choice.finish_reason or "error" for choice in completion.choices]
+    if completion.usage is not None:
+        _chat_usage(attributes, completion.usage)
+    return attributes
+
+
+class _ChatFold:
+    """Chat completion chunks: id and model in each, a finish reason per choice, usage at the end."""
+
+    __slots__ = ("_first", "_reasons", "_usage", "usage_asked")
+
+    def __init__(self) -> None:
+        self.usage_asked = False
+        self._first: Any = None
+        self._reasons: dict[int, str] = {}
+        self._usage: Any = None
+
+    def feed(self, chunk: Any) -> bool:
+        if self._first is None:
+            self._first = chunk
+        usage = chunk.usage
+        if usage is not None:
+            self._usage = usage
+        choices = chunk.choices
+        if choices:
+            for choice in choices:
+                if choice.finish_reason is not None:
+                    self._reasons[choice.index] = choice.finish_reason
+        if not self.usage_asked:
+            return False
+        chunk.__dict__["usage"] = None
+        chunk.__pydantic_fields_set__.discard("usage")
+        return not choices and usage is not None
+
+    def attributes(self) -> Attributes:
+        attributes: Attributes = {}
+        if self._first is not None:
+            _put(attributes, semconv.RESPONSE_ID, self._first.id)
+            _put(attributes, semconv.RESPONSE_MODEL, self._first.model)
+        if self._reasons:
+            attributes[semconv.RESPONSE_FINISH_REASONS] = [self._reasons[index] for index in sorted(self._reasons)]
+        if self._usage is not None:
+            _chat_usage(attributes, self._usage)
+        return attributes
+
+
+def _usage_on_request(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    options: Mapping[str, Any] = body.get("stream_options") or {}
+    if "include_usage" in options:  # the caller's own choice, either way
+        return None
+    return {**body, "stream_options": {**options, "include_usage": True}}
+
+
+def _responses_response(response: Any) -> Attributes:
+    attributes: Attributes = {}
+    _put(attributes, semconv.RESPONSE_ID, response.id)
+    _put(attributes, semconv.RESPONSE_MODEL, response.model)
+    usage = response.usage
+    if usage is not None:
+        _put(attributes, semconv.USAGE_INPUT_TOKENS, usage.input_tokens)
+        _put(attributes, semconv.USAGE_OUTPUT_TOKENS, usage.output_tokens)
+        if details := getattr(usage, "input_tokens_details", None):
+            _put(attributes, semconv.USAGE_CACHE_READ_TOKENS, getattr(details, "cached_tokens", None))
+        if details := getattr(usage, "output_tokens_details", None):
+            _put(attributes, semconv.USAGE_REASONING_TOKENS, getattr(details, "reasoning_tokens", None))
+    status = response.status
+    if status == "completed":
+        called = any(str(item.type).endswith("_call") for item in response.output or ())
+        attributes[semconv.RESPONSE_FINISH_REASONS] = ["tool_calls" if called else "stop"]
+    elif status == "incomplete":
+        reason = getattr(response.incomplete_details, "reason", None)
+        attributes[semconv.RESPONSE_FINISH_REASONS] = ["length" if reason == "max_output_tokens" else reason or "error"]
+    elif status == "failed":
+        attributes[semconv.RESPONSE_FINISH_REASONS] = ["error"]
+        attributes[semconv.ERROR_TYPE] = getattr(response.error, "code", None) or "_OTHER"
+    return attributes
+
+
+_RESPONSE_EVENTS: Final = frozenset(
+    {"response.created", "response.completed", "response.incomplete", "response.failed"}
+)
+
+
+class _ResponsesFold:
+    """Response events: the newest event that carries the response has everything known of it."""
+
+    __slots__ = ("_error", "_response", "usage_asked")
+
+    def __init__(self) -> None:
+        self.usage_asked = False
+        self._response: Any = None
+        self._error: Any = None
+
+    def feed(self, chunk: Any) -> None:
+        kind = chunk.type
+        if kind in _RESPONSE_EVENTS:
+            self._response = chunk.response
+        elif kind == "error":
+            self._error = chunk
+
+    def attributes(self) -> Attributes:
+        attributes = {} if self._response is None else _responses_response(self._response)
+        if self._error is not None:
+            attributes[semconv.ERROR_TYPE] = getattr(self._error, "code", None) or "_OTHER"
+        return attributes
+
+
+def _embeddings_response(response: Any) -> Attributes:
+    attributes: Attributes = {}
+    _put(attributes, semconv.RESPONSE_MODEL, response.model)
+    if response.usage is not None:
+        _put(attributes, semconv.USAGE_INPUT_TOKENS, response.usage.prompt_tokens)
+    embedding: Any = response.data[0].embedding if response.data else None
+    if isinstance(embedding, list):
+        attributes[semconv.EMBEDDINGS_DIMENSION_COUNT] = len(cast("list[object]", embedding))
+    return attributes
+
+
+# --- the integration -------------------------------------------------------------------------------------------------
+
+_PROVIDERS: Final = (
+    ("openai.azure.com", "azure.ai.openai"),
+    ("services.ai.azure.com", "azure.ai.openai"),
+    ("deepseek.com", "deepseek"),
+    ("groq.com", "groq"),
+    ("mistral.ai", "mistral_ai"),
+    ("x.ai", "x_ai"),
+    ("perplexity.ai", "perplexity"),
+    ("moonshot.ai", "moonshot_ai"),
+    ("moonshot.cn", "moonshot_ai"),
+    ("openrouter.ai", "openrouter"),
+    ("together.xyz", "together_ai"),
+    ("fireworks.ai", "fireworks_ai"),
+    ("generativelanguage.googleapis.com", "gcp.gemini"),
+)
+"""Providers that speak this wire format, by the host that serves it; values of `gen_ai.provider.name` where the
+conventions have one."""
+
+
+def _provider(client: str, host: str) -> str:
+    if "Azure" in client:
+        return "azure.ai.openai"
+    return next((name for domain, name in _PROVIDERS if host == domain or host.endswith("." + domain)), "openai")
+
+
+INTEGRATION: Final = Integration(
+    library="openai",
+    versions=">=1.26,<4",
+    targets=(("openai", "OpenAI.request"), ("openai", "AsyncOpenAI.request")),
+    endpoints={
+        "/chat/completions": Endpoint(
+            "chat", _chat_request, _chat_prompt, _chat_response, _ChatFold, usage_on_request=_usage_on_request
+        ),
+        "/responses": Endpoint("chat", _responses_request, _responses_prompt, _responses_response, _ResponsesFold),
+        "/embeddings": Endpoint("embeddings", _embeddings_request, _no_prompt, _embeddings_response),
+    },
+    provider=_provider,
+)

@@ -1,0 +1,420 @@
+"""Who is acting, for whom, in which piece of work: facts kept as OpenTelemetry baggage.
+
+The OTel context is the single store, so the facts go wherever it goes: into asyncio tasks, into pool jobs (see
+`pools`), over HTTP by the propagators. A `set_context` made inside a span's scope ends with that scope, because
+leaving the scope restores the context from before it.
+
+    facts of a context  =  what is held for a call in flight, else the `egisai.*` members of the baggage
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import re
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from types import TracebackType
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, cast
+from uuid import UUID
+
+from opentelemetry import baggage
+from opentelemetry.context import Context, attach, create_key, get_current, set_value
+
+from .guard import count, log_once
+from .semconv import BAGGAGE_PREFIX, FIELDS
+
+P = ParamSpec("P")
+F = TypeVar("F", bound=Callable[..., Any])
+
+MAX_VALUE_CHARS: Final = 256
+"""Longest value of a fact. Six of them, percent-encoded, still fit the 8,192 bytes of a W3C baggage header."""
+
+_UNPRINTABLE: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
+)  # would break a log line, a header, UTF-8
+
+_FIELDS: Final = frozenset(FIELDS)
+_KEYS: Final = tuple(BAGGAGE_PREFIX + field for field in FIELDS)
+_OWN: Final = create_key("egisai-own")  # this context was set by us: what it lacks is meant to be lacking
+_HELD: Final = create_key("egisai-held")  # a `Held`, while a provider request is in flight
+_SCOPE: Final = create_key("egisai-scope")  # the innermost `context` block, a `_Scope`
+
+
+class Facts(NamedTuple):
+    """What a context says; an absent fact is None, never an empty string."""
+
+    agent: str | None = None
+    agent_id: str | None = None
+    user_id: str | None = None
+    user_role: str | None = None
+    session_id: str | None = None
+    workflow_id: str | None = None
+
+
+NO_FACTS: Final = Facts()
+
+
+class Held(NamedTuple):
+    """The facts of a call in flight: kept out of the baggage, so that no propagator sends them to the provider."""
+
+    facts: Facts
+    attributes: Mapping[str, Any] | None
+    """What spans made meanwhile carry: identity and facts, as span attributes. None: work it out from the facts."""
+    call: object
+    request: Mapping[str, Any] | None = None
+    """What the call asks for, as span attributes, for the span of another instrumentor that stands for the call."""
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def facts_of(ctx: Context) -> Facts:
+    """The facts in force in `ctx`."""
+    held = ctx.get(_HELD)
+    if held is not None:
+        return cast(Held, held).facts
+    members = baggage.get_all(ctx)
+    if not members:
+        return NO_FACTS
+    facts = Facts(*[_usable(members.get(key)) for key in _KEYS])
+    return facts if facts != NO_FACTS else NO_FACTS
+
+
+def held_in(ctx: Context) -> Held | None:
+    """The call in flight in `ctx`, if there is one."""
+    return cast("Held | None", ctx.get(_HELD))
+
+
+def is_own(ctx: Context) -> bool:
+    """Whether `set_context` or a scope shaped this context: then an absent fact is absent on purpose."""
+    return _OWN in ctx
+
+
+def current_context() -> dict[str, str]:
+    """The facts in force here, by parameter name of `set_context`; absent ones are left out."""
+    return {name: value for name, value in facts_of(get_current())._asdict().items() if value is not None}
+
+
+def _usable(value: object) -> str | None:
+    # Baggage can also come from other writers and other services: take what is a fact, ignore what is not.
+    return value if type(value) is str and 0 < len(value) <= MAX_VALUE_CHARS else None
+
+
+# --- writing -------------------------------------------------------------------------------------------------------
+
+
+def _forgiving(function: Callable[P, None]) -> Callable[P, None]:
+    """A parameter that does not exist is one log line, not a TypeError in the caller's production."""
+    name = function.__qualname__.removesuffix(".__init__")
+    positional = 1 if name != function.__qualname__ else 0  # self
+
+    @functools.wraps(function)
+    def called(*args: Any, **fields: Any) -> None:
+        if len(args) > positional or not fields.keys() <= _FIELDS:
+            for field in [key for key in fields if key not in _FIELDS]:
+                fields.pop(field)
+                meant = difflib.get_close_matches(field, FIELDS, 1)
+                hint = f"did you mean {meant[0]}?" if meant else f"it takes {', '.join(FIELDS)}"
+                log_once("%s() has no parameter %r: %s", name, field, hint)
+                count("refused:parameter")
+            if len(args) > positional:
+                log_once("%s() takes keyword arguments only, such as agent='billing'; %r is ignored", name, args[-1])
+                count("refused:parameter", len(args) - positional)
+        function(*args[:positional], **fields)
+
+    return cast("Callable[P, None]", called)
+
+
+@_forgiving
+def set_context(
+    *,
+    agent: str | None = None,
+    agent_id: str | UUID | None = None,
+    user_id: str | int | UUID | None = None,
+    user_role: str | None = None,
+    session_id: str | int | UUID | None = None,
+    workflow_id: str | int | UUID | None = None,
+) -> None:
+    """Say who acts, for whom, in which piece of work, from here on in the current context.
+
+    Fields merge into those already in force: `None` keeps a field, `""` clears it. A later explicit agent replaces
+    an earlier one whole: `agent=` drops an older `agent_id`, and `agent_id=` drops an older name.
+
+    Args:
+        agent: Name of the logical agent. Names that differ in case or surrounding space are one agent.
+        agent_id: The agent's UUID, where you manage ids yourself. Wins over everything else.
+        user_id: The end customer the calls serve.
+        user_role: A free-form label of that user, such as `"admin"`.
+        session_id: The conversation.
+        workflow_id: The orchestrated piece of work that several calls belong to.
+
+    Never raises: a value of another type, over 256 characters, with control characters, or an `agent_id` that is no
+    UUID is refused with one log line, and so is a parameter that does not exist; the rest applies.
+
+    Made inside a span's scope, it ends with that scope. For a bounded stretch of code prefer `context()`.
+    """
+    attach(_merged(get_current(), _checked(agent, agent_id, user_id, user_role, session_id, workflow_id)))
+
+
+def clear_context() -> None:
+    """Drop every fact of the current context; other people's baggage stays."""
+    attach(_merged(get_current(), dict.fromkeys(FIELDS, "")))
+
+
+def _checked(*values: object) -> dict[str, str]:
+    """What changes, by field; `""` clears. Refused values change nothing."""
+    changes: dict[str, str] = {}
+    for field, value in zip(FIELDS, values, strict=True):
+        if value is not None and (text := _text(field, value)) is not None:
+            changes[field] = text
+    # A later explicit agent replaces an earlier one whole.
+    if "agent" in changes and "agent_id" not in changes:
+        changes["agent_id"] = ""
+    elif changes.get("agent_id") and "agent" not in changes:
+        changes["agent"] = ""
+    return changes
+
+
+def _text(field: str, value: object) -> str | None:
+    """The value as it is kept, or None if it is refused."""
+    if isinstance(value, UUID) or (isinstance(value, int) and not isinstance(value, bool)):
+        text = str(value)
+    elif isinstance(value, str):
+        text = str.__str__(value).strip()  # of a str enum, its value
+    else:
+        return _refuse(field, value, "str, int or UUID")
+    if len(text) > MAX_VALUE_CHARS:
+        return _refuse(field, text[:32] + "…", f"at most {MAX_VALUE_CHARS} characters, not {len(text)}")
+    if _UNPRINTABLE.search(text):
+        return _refuse(field, text, "text without control characters")
+    if field == "agent_id" and text:
+        try:
+            return str(UUID(text))
+        except ValueError:
+            return _refuse(field, text, "a UUID")
+    return text
+
+
+def _refuse(field: str, value: object, allowed: str) -> None:
+    shown = repr(value) if isinstance(value, (str, bytes)) else f"a {type(value).__name__}"
+    log_once("%s=%s is ignored: it must be %s", field, shown[:100], allowed)
+    count(f"refused:{field}")
+
+
+def _merged(ctx: Context, changes: Mapping[str, str]) -> Context:
+    held = held_in(ctx)
+    if held is not None:  # inside a call's own machinery: the baggage stays empty until the request is over
+        facts = held.facts._replace(**{field: text or None for field, text in changes.items()})
+        return set_value(_HELD, held._replace(facts=facts, attributes=None), ctx)
+    for field, text in changes.items():
+        key = BAGGAGE_PREFIX + field
+        if text:
+            ctx = baggage.set_baggage(key, text, ctx)
+        elif baggage.get_baggage(key, ctx) is not None:
+            ctx = baggage.remove_baggage(key, ctx)
+    return ctx if _OWN in ctx else set_value(_OWN, True, ctx)
+
+
+def hold(ctx: Context, held: Held) -> Context:
+    """`ctx` with a call in flight: its facts are where spans find them, and no propagator does."""
+    members = baggage.get_all(ctx)
+    ours = [key for key in members if key.startswith(BAGGAGE_PREFIX)]
+    if len(ours) == len(members) > 0:
+        ctx = baggage.clear(ctx)
+    else:
+        for key in ours:
+            ctx = baggage.remove_baggage(key, ctx)
+    return set_value(_HELD, held, ctx)
+
+
+# --- scopes ----------------------------------------------------------------------------------------------------------
+
+
+class _Scope(NamedTuple):
+    """An open block: whose it is, what to restore, and the block around it.
+
+    The chain of open blocks lives in the OTel context itself. A block that ends looks itself up there: where it is not
+    found, this is another context (an abandoned generator closed elsewhere) and there is nothing to restore. So
+    nothing is ever detached in the wrong place, and no stale value comes back.
+    """
+
+    owner: context
+    before: Context
+    outer: _Scope | None
+
+
+class context:  # noqa: N801 - it reads as a verb: `with egisai.context(agent="billing"):`
+    """Facts for a bounded stretch of code: a `with` or `async with` block, or a decorator.
+
+    Takes the parameters of `set_context` with the same meaning. As a decorator it works on functions, coroutine
+    functions, generators and async generators; it covers their whole body, and what consumes a decorated generator is
+    never attributed to it. (A bare `with` around a `yield` does show through to the consumer, as every context manager
+    does: decorate the generator instead.)
+
+    An instance may be entered again, also while it is open, and by many threads and tasks at once.
+    """
+
+    __slots__ = ("_changes",)
+
+    @_forgiving
+    def __init__(
+        self,
+        *,
+        agent: str | None = None,
+        agent_id: str | UUID | None = None,
+        user_id: str | int | UUID | None = None,
+        user_role: str | None = None,
+        session_id: str | int | UUID | None = None,
+        workflow_id: str | int | UUID | None = None,
+    ) -> None:
+        self._changes = _checked(agent, agent_id, user_id, user_role, session_id, workflow_id)
+
+    def __enter__(self) -> None:
+        before = get_current()
+        scope = _Scope(self, before, cast("_Scope | None", before.get(_SCOPE)))
+        attach(set_value(_SCOPE, scope, _merged(before, self._changes)))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        scope = cast("_Scope | None", get_current().get(_SCOPE))
+        while scope is not None and scope.owner is not self:
+            scope = scope.outer
+        if scope is not None:
+            attach(scope.before)
+
+    async def __aenter__(self) -> None:
+        self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, exc, traceback)
+
+    def __call__(self, function: F) -> F:
+        if inspect.isasyncgenfunction(function):
+            decorated = self._async_generator(function)
+        elif inspect.isgeneratorfunction(function):
+            decorated = self._generator(function)
+        elif inspect.iscoroutinefunction(function):
+            decorated = self._coroutine(function)
+        else:
+            decorated = self._function(function)
+        return cast(F, functools.wraps(function)(decorated))
+
+    def _function(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return call
+
+    def _coroutine(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return await function(*args, **kwargs)
+
+        return call
+
+    def _generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+            steps, inner = function(*args, **kwargs), _Inner(self)
+            step, value = steps.send, None
+            while True:
+                with inner:
+                    try:
+                        item = step(value)
+                    except StopIteration as stop:
+                        return stop.value
+                try:
+                    step, value = steps.send, (yield item)
+                except GeneratorExit:
+                    with inner:
+                        steps.close()
+                    raise
+                except BaseException as exc:  # noqa: BLE001 - thrown in by the consumer, for the generator
+                    step, value = steps.throw, exc
+
+        return call
+
+    def _async_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        # The body's steps run in the consumer's own task, so its timeouts and cancellation reach the body unchanged.
+        async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+            steps, inner = function(*args, **kwargs), _Inner(self)
+            step, value = steps.asend, None
+            while True:
+                with inner:
+                    try:
+                        item = await step(value)
+                    except StopAsyncIteration:
+                        return
+                try:
+                    step, value = steps.asend, (yield item)
+                except GeneratorExit:
+                    with inner:
+                        await steps.aclose()
+                    raise
+                except BaseException as exc:  # noqa: BLE001 - thrown in by the consumer, for the generator
+                    step, value = steps.athrow, exc
+
+        return call
+
+
+class _Inner:
+    """The context inside a decorated generator: in force during its steps, kept between them, unseen outside."""
+
+    __slots__ = ("_inside", "_outside", "_owner")
+
+    def __init__(self, owner: context) -> None:
+        self._owner = owner
+        self._inside: Context | None = None
+        self._outside = get_current()
+
+    def __enter__(self) -> None:
+        self._outside = get_current()
+        if self._inside is None:
+            self._owner.__enter__()
+        else:
+            attach(self._inside)
+
+    def __exit__(self, *_: object) -> None:
+        self._inside = get_current()
+        attach(self._outside)
+
+
+# --- carrying it elsewhere -------------------------------------------------------------------------------------------
+
+
+def propagate(function: F) -> F:
+    """The same function, bound to the context of here and now, for anything that would run it elsewhere.
+
+    `threading.Thread(target=egisai.propagate(work))`: facts and active span of the caller apply inside `work`, and
+    whoever runs it keeps its own context. (Pool jobs and asyncio tasks need no help.)
+    """
+    return cast(F, functools.wraps(function)(bound(function, get_current())))
+
+
+def bound(function: Callable[..., Any], carried: Context) -> Callable[..., Any]:
+    """`function`, run in the OTel context `carried`; its runner's own is back when it ends."""
+    if inspect.iscoroutinefunction(function):
+
+        async def run_async(*args: Any, **kwargs: Any) -> Any:
+            before = get_current()
+            attach(carried)
+            try:
+                return await function(*args, **kwargs)
+            finally:
+                attach(before)
+
+        return run_async
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        before = get_current()
+        attach(carried)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            attach(before)
+
+    return run

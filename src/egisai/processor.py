@@ -1,0 +1,64 @@
+"""EgisSpanProcessor: every span says which agent made it, for whom, in which piece of work."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from opentelemetry.context import Context, get_current
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+
+from . import semconv
+from .attribution import attributes_of, attributes_of_span, current, nearest
+from .context import facts_of, held_in
+from .guard import Guard
+
+_STAMPING: Final = Guard("attributing a span")
+
+
+class EgisSpanProcessor(SpanProcessor):
+    """Stamps identity and facts on spans as they start, whoever makes them, so that every exporter sees them.
+
+    Its place among a provider's processors does not matter. `init()` and `EgisInstrumentor().instrument()` add it
+    themselves; added twice, the second finds its work done. Nothing in it raises.
+    """
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        with _STAMPING:
+            stamp(span, get_current() if parent_context is None else parent_context)
+
+    def on_end(self, span: ReadableSpan) -> None: ...
+
+    def shutdown(self) -> None: ...
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the interface's
+        return True
+
+
+def stamp(span: Span, ctx: Context) -> None:
+    """Put on `span`, which starts in `ctx`, who made it and for whom, unless it says so already."""
+    own = attributes_of_span(span)
+    if semconv.AGENT_ID in own:
+        return
+    held = held_in(ctx)
+    if held is not None and held.attributes is not None:
+        attributes = dict(held.attributes)
+        if held.request is not None and semconv.is_call(own):
+            attributes |= {name: value for name, value in held.request.items() if name not in own}
+    else:
+        facts = facts_of(ctx)
+        attribution = current()
+        identity = attribution.explicit(facts)
+        if identity is None:
+            name = own.get(semconv.AGENT_NAME)
+            if type(name) is str and name.strip():
+                identity = attribution.named(name, "framework")
+            else:
+                identity = nearest(ctx, facts) or attribution.app()
+        attributes = attributes_of(ctx, facts, identity)
+    agent = attributes.get(semconv.AGENT_ID)
+    if agent is not None and semconv.AGENT_NAME in own and semconv.AGENT_NAME not in attributes:
+        attributes[semconv.AGENT_NAME] = agent  # never another agent's name beside this id
+    session = attributes.get(semconv.SESSION_ID)
+    if session is not None and semconv.is_call(own) and semconv.CONVERSATION_ID not in own:
+        attributes[semconv.CONVERSATION_ID] = session
+    span.set_attributes(attributes)

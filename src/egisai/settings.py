@@ -1,0 +1,134 @@
+"""What `init()` was told: keyword, then environment, then default, checked once with clear errors."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+_KEY: Final = re.compile(r"egis_live_([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)_([A-Za-z0-9-]{43,})")
+_ORGANISATION: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_MAX_LABEL_CHARS: Final = 256
+
+
+class ConfigurationError(ValueError):
+    """`init()` cannot work with what it was given. The message names the setting, the value and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Checked settings. Each falls back from the keyword to its environment variable to its default."""
+
+    api_key: str | None
+    """`EGISAI_API_KEY`. None: nothing is sent to a platform that asks for one."""
+    app: str
+    """`EGISAI_APP`, default "default". The agent of every call that nothing finer is known of, and `service.name`."""
+    env: str
+    """`EGISAI_ENV`, default "production": `deployment.environment.name`."""
+    base_url: str | None
+    """`EGISAI_BASE_URL`, such as `http://127.0.0.1:4318`. None: spans go where OpenTelemetry is set up to send them."""
+    organisation: str
+    """`EGISAI_ORGANISATION`; by default the one in the key, else "default". Part of every agent's id."""
+
+    @classmethod
+    def resolve(
+        cls,
+        *,
+        api_key: str | None = None,
+        app: str | None = None,
+        env: str | None = None,
+        base_url: str | None = None,
+        organisation: str | None = None,
+    ) -> Settings:
+        """Fill in from the environment and check.
+
+        Raises:
+            ConfigurationError: naming the setting, its value and what is allowed.
+        """
+        key = _given("api_key", api_key)
+        key_organisation = _organisation_of(key) if key else None
+        return cls(
+            api_key=key,
+            app=_label("app", _given("app", app) or "default"),
+            env=_label("env", _given("env", env) or "production"),
+            base_url=_url(_given("base_url", base_url)),
+            organisation=_organisation(_given("organisation", organisation), key_organisation),
+        )
+
+    def shown(self) -> dict[str, str | None]:
+        """The settings as `diagnostics()` shows them: the key without its secret."""
+        return {
+            "app": self.app,
+            "env": self.env,
+            "organisation": self.organisation,
+            "base_url": self.base_url,
+            "api_key": _masked(self.api_key) if self.api_key else None,
+        }
+
+
+def _given(name: str, value: object) -> str | None:
+    variable = f"EGISAI_{name.upper()}"
+    if value is None:
+        value = os.environ.get(variable, "").strip() or None
+        name = variable
+    if value is not None and not isinstance(value, str):
+        raise ConfigurationError(f"{name}={value!r} is a {type(value).__name__}: it must be a str")
+    return value
+
+
+def _organisation_of(key: str) -> str:
+    match = _KEY.fullmatch(key)
+    if match is None:
+        raise ConfigurationError(
+            f"api_key={_masked(key)!r} is not an Egis key: it must look like egis_live_<organisation>_<secret>, "
+            "as `egisai-platform keys create` prints it"
+        )
+    return match[1]
+
+
+def _masked(key: str) -> str:
+    match = _KEY.fullmatch(key)
+    return f"egis_live_{match[1]}_…{match[2][-4:]}" if match else key[:10] + "…"
+
+
+def _organisation(given: str | None, in_key: str | None) -> str:
+    if given is None:
+        return in_key or "default"
+    if not _ORGANISATION.fullmatch(given):
+        raise ConfigurationError(
+            f"organisation={given!r} is not a name: use lower-case letters, digits and inner hyphens, at most 63"
+        )
+    if in_key is not None and given != in_key:
+        raise ConfigurationError(
+            f"organisation={given!r} contradicts api_key, which belongs to {in_key!r}: leave organisation out"
+        )
+    return given
+
+
+def _label(name: str, value: str) -> str:
+    text = value.strip()
+    if not text or len(text) > _MAX_LABEL_CHARS or not text.isprintable():
+        raise ConfigurationError(
+            f"{name}={value[:64]!r} is not a label: it must be 1 to {_MAX_LABEL_CHARS} printable characters"
+        )
+    return text
+
+
+def _url(value: str | None) -> str | None:
+    if value is None:
+        return None
+    wrong = f"base_url={value!r} is not the address of a platform: it must look like http://127.0.0.1:4318 ({{}})"
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError as exc:
+        raise ConfigurationError(wrong.format(exc)) from None
+    if parts.scheme not in ("http", "https"):
+        raise ConfigurationError(wrong.format("http or https, with the //"))
+    if not parts.hostname or port == 0:
+        raise ConfigurationError(wrong.format("a host, and a port if not the usual one"))
+    if parts.username or parts.password or parts.query or parts.fragment or re.search(r"[\s\x00-\x1f\x7f]", value):
+        raise ConfigurationError(wrong.format("no user, query, fragment or space; the key goes in api_key"))
+    return value.rstrip("/").removesuffix("/v1/traces")
