@@ -20,6 +20,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -101,12 +102,12 @@ class Platform:
         return items
 
 
-def command(*arguments: str) -> list[str]:
-    """`egisai-platform` of the environment this runs in."""
-    script = Path(sys.executable).parent / "egisai-platform"
+def installed(command: str) -> str:
+    """A command of the environment this runs in, activated or not."""
+    script = Path(sys.executable).parent / command
     if not script.exists():
-        raise DemoError(f"{script} is not there: install the platform (`make demo` does) and run this again")
-    return [str(script), *arguments]
+        raise DemoError(f"{script} is not there: `make demo` installs what the demo needs")
+    return str(script)
 
 
 def choose_port() -> int:
@@ -125,7 +126,8 @@ def choose_port() -> int:
 
 def printed(environment: Mapping[str, str], pattern: str, *arguments: str) -> str:
     """What an `egisai-platform` command prints that looks like `pattern`. Raises DemoError."""
-    done = subprocess.run(command(*arguments), env=environment, capture_output=True, text=True, timeout=60, check=False)
+    command = [installed("egisai-platform"), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     found = re.search(pattern, done.stdout)
     if done.returncode != 0 or found is None:
         raise DemoError(f"`egisai-platform {' '.join(arguments)}` failed:\n{tail(done.stdout + done.stderr)}")
@@ -149,7 +151,7 @@ def platform(data: Path) -> Iterator[Platform]:
     log = data / "platform.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            command("serve", "--port", str(port)),
+            [installed("egisai-platform"), "serve", "--port", str(port)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -205,14 +207,29 @@ def endpoint() -> Iterator[Mapping[str, str]]:
         yield {"OPENAI_BASE_URL": local.base_url, "OPENAI_API_KEY": "sk-local"}
 
 
-def run(example: Example, environment: Mapping[str, str]) -> None:
-    """Run an example as its own process. Raises DemoError with its output when it fails."""
-    interpreter = [sys.executable, *(["-m", *example.launcher, sys.executable] if example.launcher else [])]
+def run_all(examples: Sequence[Example], environment: Mapping[str, str]) -> None:
+    """Run the examples, a few at a time, and tell of each in order. Raises DemoError for the first that fails."""
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        jobs = [pool.submit(run, example, environment) for example in examples]
+        try:
+            for example, job in zip(examples, jobs, strict=True):
+                line = f"  {example.file:20} {example.shows:62}"
+                try:
+                    say(f"{line} {paint('✓', 'green')} {job.result():.1f} s")
+                except DemoError:
+                    say(f"{line} {paint('✗', 'red')}")
+                    raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def run(example: Example, environment: Mapping[str, str]) -> float:
+    """Run an example as its own process; how many seconds it took. Raises DemoError with its output when it fails."""
+    launcher = [installed(example.launcher)] if example.launcher else []
     started = time.monotonic()
-    print(f"  {example.file:20} {example.shows:62}", end="", flush=True)
     try:
         done = subprocess.run(
-            [*interpreter, str(HERE / example.file)],
+            [*launcher, sys.executable, str(HERE / example.file)],
             env={**environment, **example.environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -224,11 +241,9 @@ def run(example: Example, environment: Mapping[str, str]) -> None:
     except subprocess.TimeoutExpired as error:
         said = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else ""
         raise DemoError(f"{example.file} was not done after {EXAMPLE_TIMEOUT_S} s:\n{tail(said)}") from error
-    seconds = f"{time.monotonic() - started:.1f} s"
     if done.returncode != 0:
-        say(f"{paint('✗', 'red')} {seconds}")
         raise DemoError(f"{example.file} ended with status {done.returncode}:\n{tail(done.stdout)}")
-    say(f"{paint('✓', 'green')} {seconds}")
+    return time.monotonic() - started
 
 
 # --- what the platform says --------------------------------------------------------------------------------------
@@ -264,7 +279,9 @@ def observe(server: Platform, since: str, examples: Sequence[Example]) -> Observ
 def show(observed: Observed) -> None:
     """Print who made which calls, one tenant's calls, and each workflow."""
     say(f"\n{paint('Attributed', 'bold')}: {len(observed.calls)} calls of {len(observed.agents)} agents\n")
-    rows = [("agent", "known by", "calls", "users", "sessions", "workflows", "tokens in", "out", "cost")]
+    rows: list[tuple[str, ...]] = [
+        ("agent", "known by", "calls", "users", "sessions", "workflows", "tokens in", "out", "cost")
+    ]
     for agent in sorted(observed.agents, key=lambda agent: agent["totals"]["first_seen"]):
         own = [call for call in observed.calls if call["agent_id"] == agent["id"]]
         totals = agent["totals"]
@@ -364,8 +381,7 @@ def demo(data: Path, examples: Sequence[Example], *, once: bool) -> bool:
                 "PYTHONUNBUFFERED": "1",
             }
             say()
-            for example in examples:
-                run(example, environment)
+            run_all(examples, environment)
         observed = observe(server, since, examples)
         show(observed)
         checks = list(check(observed, examples))

@@ -44,8 +44,8 @@ class Example:
     app: str
     rows: Sequence[Row]
     environment: Mapping[str, str] = field(default_factory=dict)
-    launcher: Sequence[str] = ()
-    """The module and its arguments that run the script, instead of the interpreter alone."""
+    launcher: str = ""
+    """The command put before `python <file>`."""
     is_marked: bool = False
     """Whether `Row.max_tokens` counts."""
     workflow: Sequence[str] = ()
@@ -194,7 +194,7 @@ EXAMPLES = (
             "OTEL_METRICS_EXPORTER": "none",
             "OTEL_LOGS_EXPORTER": "none",
         },
-        launcher=["opentelemetry.instrumentation.auto_instrumentation"],
+        launcher="opentelemetry-instrument",
     ),
 )
 

@@ -242,7 +242,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = -1  # buffered: one write per response or chunk
-    server: _Server
+    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride] - as socketserver is meant to be used
 
     def setup(self) -> None:
         super().setup()

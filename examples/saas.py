@@ -49,6 +49,7 @@ def print_tenant(base_url: str, key: str, since: datetime) -> None:
     """Ask the platform for one tenant's calls, until all that we made have arrived."""
     expected = sum(tenant == TENANT for tenant, *_ in REQUESTS)
     query = {"user_id": TENANT, "since": since.isoformat(), "limit": "100"}
+    calls: list[dict[str, str]] = []
     with httpx.Client(base_url=base_url, headers={"authorization": f"Bearer {key}"}) as http:
         for _ in range(100):
             reply = http.get("/api/v1/calls", params=query).raise_for_status()

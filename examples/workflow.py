@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from openai import AsyncOpenAI, OpenAI
@@ -46,7 +47,7 @@ async def write(text: str, notes: list[str]) -> str:
 
 
 @egisai.context(agent="Reviewer")
-async def review(texts: list[str]) -> str:
+async def review(texts: Sequence[str]) -> str:
     """The last step, when all texts are there."""
     response = await async_client.responses.create(model=MODEL, input=f"Review in one sentence: {' '.join(texts)}")
     return response.output_text
