@@ -1,0 +1,50 @@
+"""The live stream: tells an open page that calls of its organisation arrived, and that the server is still there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Final
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from egisai_platform.auth import current_viewer
+from egisai_platform.dashboard.page import Ask, begin, finish
+
+HEARTBEAT_S: Final = 15.0
+
+
+async def events(request: Request) -> Response:
+    """Answer with server-sent events: `calls` with the number of spans newly stored, and comments as heartbeat."""
+    ask = await run_in_threadpool(begin, request)
+    if isinstance(ask, Response):
+        return finish(Response("Log in again.", 401, media_type="text/plain"))
+    response = StreamingResponse(_stream(ask), media_type="text/event-stream")
+    response.headers["X-Accel-Buffering"] = "no"
+    return finish(response)
+
+
+async def _stream(ask: Ask) -> AsyncIterator[bytes]:
+    yield b"retry: 2000\nevent: hello\ndata: 0\n\n"
+    async with aclosing(ask.request.app.state.platform.events.subscribe(ask.organisation)) as arrivals:
+        arriving = asyncio.ensure_future(anext(arrivals, None))
+        try:
+            while True:
+                await asyncio.wait((arriving,), timeout=HEARTBEAT_S)
+                viewer = await run_in_threadpool(current_viewer, ask.request)
+                if viewer is None or ask.organisation not in (tuple(viewer.organisations) or ("default",)):
+                    return  # logged out, or the key was revoked
+                if not arriving.done():
+                    yield b": still here\n\n"
+                    continue
+                number = arriving.result()
+                if number is None:  # the server stops
+                    return
+                yield b"event: calls\ndata: %d\n\n" % number
+                arriving = asyncio.ensure_future(anext(arrivals, None))
+        finally:
+            arriving.cancel()
+            await asyncio.gather(arriving, return_exceptions=True)

@@ -1,0 +1,254 @@
+"""The pages: each view reads the store for what one page shows, and hands it to its template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from egisai_platform.auth import SESSION_COOKIE, clear_session_cookie, set_session_cookie
+from egisai_platform.dashboard import charts
+from egisai_platform.dashboard.access import FormRefusedError, local, read_form
+from egisai_platform.dashboard.messages import is_message, messages, written
+from egisai_platform.dashboard.page import Ask, begin, finish, html, render, theme, trouble
+from egisai_platform.model import Agent, Filter, Page
+from egisai_platform.registry import MergeRefusedError, Registry, UnknownAgentError
+
+PAGE_ITEMS: Final = 50
+TRACE_CALLS: Final = 200
+"""Calls of the same trace listed below a call."""
+
+
+def overview(ask: Ask) -> Response:
+    stats = ask.reader.stats(ask.organisation, ask.where)
+    newcomer = not stats.totals.calls and ask.last_call is None
+    return render(
+        ask,
+        "overview.html",
+        "/",
+        stats=stats,
+        newcomer=newcomer,
+        base_url=str(ask.request.base_url).rstrip("/"),
+        chart=charts.chart(stats.series, stats.bucket_s, ask.where.since, ask.where.until or ask.now),
+        agents=[] if newcomer else _busiest(ask)[:8],
+        recent=[] if newcomer else ask.reader.calls(ask.organisation, ask.where, limit=8).items,
+    )
+
+
+def agents(ask: Ask) -> Response:
+    return render(ask, "agents.html", "/agents", agents=_busiest(ask))
+
+
+def agent(ask: Ask) -> Response:
+    agent_id = ask.request.path_params["agent_id"]
+    found = ask.reader.agent(ask.organisation, agent_id, ask.where)
+    if found is None:
+        return _missing(ask, "agent", ask.address.to("/agents"))
+    if found.id != agent_id:  # merged into another
+        return finish(RedirectResponse(ask.address.agent(found.id), 303))
+    where = Filter(agent_id=found.id, since=ask.where.since, until=ask.where.until)
+    users = ask.reader.users(ask.organisation, where, limit=40)
+    return render(
+        ask,
+        "agent.html",
+        "/agents",
+        agent=found,
+        users=users.items,
+        more_users=users.next_cursor is not None,
+        recent=ask.reader.calls(ask.organisation, where, limit=20).items,
+        done=_DONE.get(ask.address.get("done"), ""),
+    )
+
+
+def calls(ask: Ask) -> Response:
+    try:
+        found = ask.reader.calls(
+            ask.organisation, ask.where, limit=PAGE_ITEMS, cursor=ask.address.get("cursor") or None
+        )
+    except ValueError:
+        return _stale(ask)
+    return render(ask, "calls.html", "/calls", page=found)
+
+
+def call(ask: Ask) -> Response:
+    detail = ask.reader.call(ask.organisation, ask.request.path_params["trace_id"], ask.request.path_params["span_id"])
+    if detail is None:
+        return _missing(ask, "call", ask.address.to("/calls"))
+    attributes = [(name, written(value)) for name, value in sorted(detail.attributes.items()) if not is_message(name)]
+    events = [(str(event.get("name", "event")), written(event)) for event in detail.events]
+    resource = [(name, written(value)) for name, value in sorted(detail.resource.items())]
+    return render(
+        ask,
+        "call.html",
+        "/calls",
+        detail=detail,
+        call=detail.call,
+        messages=messages(detail.attributes, detail.events),
+        trace=detail.trace[:TRACE_CALLS],
+        tables=(("Attributes", attributes), ("Events", events), ("Resource", resource)),
+        whole=ask.address.get("show") == "all",
+    )
+
+
+def users(ask: Ask) -> Response:
+    return _groups(ask, "user", ask.reader.users)
+
+
+def sessions(ask: Ask) -> Response:
+    return _groups(ask, "session", ask.reader.sessions)
+
+
+def workflows(ask: Ask) -> Response:
+    return _groups(ask, "workflow", ask.reader.workflows)
+
+
+def workflow(ask: Ask) -> Response:
+    found = ask.reader.workflow(ask.organisation, ask.request.path_params["workflow_id"])
+    if found is None:
+        return _missing(ask, "workflow", ask.address.to("/workflows"))
+    return render(ask, "workflow.html", "/workflows", group=found.group, picture=charts.lanes(found.calls))
+
+
+def _busiest(ask: Ask) -> list[Agent]:
+    found = ask.reader.agents(ask.organisation, ask.where)
+    return sorted(found, key=lambda agent: (-agent.totals.calls, agent.name.casefold()))
+
+
+def _groups(ask: Ask, noun: str, read: Callable[..., Page]) -> Response:
+    try:
+        found = read(ask.organisation, ask.where, limit=PAGE_ITEMS, cursor=ask.address.get("cursor") or None)
+    except ValueError:
+        return _stale(ask)
+    return render(ask, "groups.html", f"/{noun}s", noun=noun, page=found)
+
+
+def _missing(ask: Ask, noun: str, way_out: str) -> Response:
+    problem = f"There is no such {noun} in the organisation {ask.organisation}. It may be older than what is kept."
+    return trouble(ask.request, 404, "Not found", problem, way_out)
+
+
+def _stale(ask: Ask) -> Response:
+    problem = "This link to further results is no longer valid."
+    return trouble(ask.request, 400, "That address does not work", problem, ask.address.without())
+
+
+# --- operators' decisions --------------------------------------------------------------------------------------
+_DONE: Final = {
+    "rename": "Renamed.",
+    "describe": "Description saved.",
+    "merge": "Merged. This agent now stands for both.",
+    "unmerge": "The merge is undone.",
+}
+
+
+async def change_agent(request: Request) -> Response:
+    """Rename, describe, merge or unmerge an agent, then show it."""
+    ask = await run_in_threadpool(begin, request)
+    if isinstance(ask, Response):
+        return ask
+    agent_id: str = request.path_params["agent_id"]
+    back = ask.address.agent(agent_id)
+    if not ask.operates:
+        return trouble(
+            request, 403, "Not allowed", "Only an admin key or the operator's login may change agents.", back
+        )
+    try:
+        form = await read_form(request)
+        shown = await run_in_threadpool(_decide, request.app.state.platform.registry, ask.organisation, agent_id, form)
+    except FormRefusedError as error:
+        return trouble(request, 403, "Not done", str(error), back)
+    except (UnknownAgentError, MergeRefusedError, ValueError) as error:
+        return trouble(request, 400, "Not done", f"Nothing was changed: {error}.", back)
+    target = ask.address.agent(shown)
+    return finish(RedirectResponse(f"{target}{'&' if '?' in target else '?'}done={form['action']}", 303))
+
+
+def _decide(registry: Registry, organisation: str, agent_id: str, form: dict[str, str]) -> str:
+    """Carry out one form and return the id of the agent to show."""
+    action = form.get("action", "")
+    if action == "rename":
+        registry.describe(organisation, agent_id, name=form.get("name", ""))
+    elif action == "describe":
+        registry.describe(organisation, agent_id, description=form.get("description", ""))
+    elif action == "merge":
+        into = form.get("into", "")
+        registry.merge(organisation, agent_id, into)
+        return into
+    elif action == "unmerge":
+        registry.unmerge(organisation, form.get("merged", ""))
+    else:
+        raise ValueError(f"{action!r} is not something to do with an agent")
+    return agent_id
+
+
+# --- coming and going ------------------------------------------------------------------------------------------
+def login(request: Request) -> Response:
+    """Redeem a one-time link, or show the form."""
+    token = request.query_params.get("token")
+    if token is None:
+        return _login_form(request, "", request.query_params.get("next", "/"))
+    session = request.app.state.platform.auth.redeem_login(token) if request.method == "GET" else None
+    if session is None:
+        return _login_form(
+            request,
+            "This login link was already used, or is more than 15 minutes old, or is not whole. "
+            "Make a new one with `egisai-platform login`, or log in with a key.",
+            "/",
+            403,
+        )
+    response = RedirectResponse(local(request.query_params.get("next", "/")), 303)
+    set_session_cookie(response, request, session)
+    return finish(response)
+
+
+async def login_with_key(request: Request) -> Response:
+    try:
+        form = await read_form(request, csrf=False)
+    except FormRefusedError as error:
+        return _login_form(request, str(error), "/", 403)
+    auth = request.app.state.platform.auth
+    key, target = form.get("key", "").strip(), form.get("next", "/")
+    session = await run_in_threadpool(auth.open_session, key)
+    if session is None:
+        known = await run_in_threadpool(auth.key, key)
+        problem = (
+            "This key may only send data. Paste one made with --scope read or --scope admin."
+            if known is not None
+            else "This key opens nothing: it is mistyped, or was revoked, or belongs to another server."
+        )
+        return _login_form(request, problem, target, 403)
+    response = RedirectResponse(local(target), 303)
+    set_session_cookie(response, request, session)
+    return finish(response)
+
+
+async def logout(request: Request) -> Response:
+    try:
+        await read_form(request)
+    except FormRefusedError as error:
+        return trouble(request, 403, "Not done", str(error))
+    auth = request.app.state.platform.auth
+    await run_in_threadpool(auth.close_session, request.cookies.get(SESSION_COOKIE, ""))
+    response = RedirectResponse("/login", 303)
+    clear_session_cookie(response)
+    return finish(response)
+
+
+async def choose_theme(request: Request) -> Response:
+    """Keep dark or light in a cookie that the page's own script may write as well."""
+    try:
+        form = await read_form(request, csrf=False)
+    except FormRefusedError as error:
+        return trouble(request, 403, "Not done", str(error))
+    response = RedirectResponse(local(form.get("next", "/")), 303)
+    if form.get("theme") in ("dark", "light"):
+        response.set_cookie("egis_theme", form["theme"], max_age=31_536_000, samesite="lax")
+    return finish(response)
+
+
+def _login_form(request: Request, problem: str, target: str, status: int = 200) -> Response:
+    context = {"title": "Log in", "problem": problem, "login": True, "next": local(target)}
+    return html("alone.html", status, theme=theme(request), **context)
