@@ -6,25 +6,22 @@ is `application/problem+json` (RFC 9457).
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Literal, TypeVar
-from uuid import UUID
 
-from egisai.identity import is_uuid
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response
 
+from egisai.identity import is_uuid
 from egisai_platform import filters, ingest, sql
 from egisai_platform.auth import Key, Scope, bearer, current_viewer
 from egisai_platform.filters import Asked
 from egisai_platform.model import Agent, Call, CallDetail, Group, Stats, Workflow
-from egisai_platform.registry import MAX_TEXT, MergeRefusedError, Sighting, UnknownAgentError
+from egisai_platform.registry import MAX_TEXT, Sighting
 from egisai_platform.store import StoreError
 
 if TYPE_CHECKING:
@@ -47,7 +44,7 @@ _TITLES: Final = {
 }
 
 
-class Problem(Exception):
+class ProblemError(Exception):
     """An answer other than success."""
 
     def __init__(self, status: int, detail: str) -> None:
@@ -79,9 +76,9 @@ def _platform(request: Request) -> Platform:
 def _key(request: Request, scope: Scope) -> Key:
     key = _platform(request).auth.key(bearer(request))
     if key is None:
-        raise Problem(401, "a valid key is required: Authorization: Bearer egis_live_...")
+        raise ProblemError(401, "a valid key is required: Authorization: Bearer egis_live_...")
     if not key.may(scope):
-        raise Problem(403, f"this needs a key of scope {scope}")
+        raise ProblemError(403, f"this needs a key of scope {scope}")
     return key
 
 
@@ -92,14 +89,16 @@ def _reading(request: Request, asked: Asked) -> str:
     else:
         viewer = current_viewer(request)
         if viewer is None:
-            raise Problem(401, "a valid key is required: Authorization: Bearer egis_live_...")
+            raise ProblemError(401, "a valid key is required: Authorization: Bearer egis_live_...")
         organisations = viewer.organisations
     if asked.organisation is None:
         if len(organisations) != 1:
-            raise Problem(400, f"this session sees {len(organisations)} organisations: say which with ?organisation=")
+            raise ProblemError(
+                400, f"this session sees {len(organisations)} organisations: say which with ?organisation="
+            )
         return organisations[0]
     if asked.organisation not in organisations:
-        raise Problem(403, "this key or session does not see that organisation")
+        raise ProblemError(403, "this key or session does not see that organisation")
     return asked.organisation
 
 
@@ -214,7 +213,7 @@ def workflow(request: Request, workflow_id: str, question: One) -> Workflow:
 
 def _found(thing: T | None, otherwise: str) -> T:
     if thing is None:
-        raise Problem(404, otherwise)
+        raise ProblemError(404, otherwise)
     return thing
 
 
@@ -301,7 +300,7 @@ async def announce(request: Request) -> Response:
         organisation = await ingest.ingest_organisation(request)
         body = await ingest.read_body(request, MAX_JSON_BYTES)
         announcement = Announcement.model_validate_json(body)
-    except ingest.Refusal as refusal:
+    except ingest.RefusedError as refusal:
         return problem(refusal.status, refusal.message)
     except ValidationError as error:
         return problem(400, first_fault(error.errors()))

@@ -16,8 +16,9 @@ The login link printed at start is `/login?token=...`. The dashboard is mounted 
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Final
@@ -31,7 +32,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from egisai_platform import api, ingest
+from egisai_platform import api, ingest, prices
 from egisai_platform.auth import Auth
 from egisai_platform.events import Events
 from egisai_platform.filters import BadParameterError
@@ -61,6 +62,7 @@ class Platform:
         self.metrics: Final = Metrics()
         self.budget: Final = Budget(ingest.MAX_HELD_BYTES)
         self.reader: Final[Reader] = StoreReader(store, self.registry, metadata.secret())
+        prices.load()
         self.writer: Final = Writer(store, self.registry, self.events, self.metrics)
         self.metrics.gauge("egisai_ingest_held_bytes", lambda: self.budget.held_bytes)
 
@@ -76,7 +78,7 @@ def create_app(platform: Platform) -> FastAPI:
     """The web application; closing it closes the platform."""
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
         yield
         platform.close()
 
@@ -106,7 +108,7 @@ def create_app(platform: Platform) -> FastAPI:
     else:
         app.include_router(router)
     _answer_refusals(app)
-    app.add_middleware(_Headers)
+    app.add_middleware(_Edge)
     return app
 
 
@@ -119,8 +121,8 @@ def _answer_refusals(app: FastAPI) -> None:
     def answer(request: Request, status: int, detail: str) -> Response:
         return api.problem(status, detail) if machine(request) else PlainTextResponse(detail + "\n", status)
 
-    @app.exception_handler(api.Problem)
-    def _problem(_request: Request, error: api.Problem) -> Response:
+    @app.exception_handler(api.ProblemError)
+    def _problem(_request: Request, error: api.ProblemError) -> Response:
         return api.problem(error.status, error.detail)
 
     @app.exception_handler(BadParameterError)
@@ -128,8 +130,9 @@ def _answer_refusals(app: FastAPI) -> None:
     @app.exception_handler(UnknownAgentError)
     @app.exception_handler(BadCursorError)
     def _refused(request: Request, error: Exception) -> Response:
-        status = {UnknownAgentError: 404, MergeRefusedError: 409}.get(type(error), 400)
-        return answer(request, status, str(error))
+        if isinstance(error, UnknownAgentError):
+            return answer(request, 404, str(error))
+        return answer(request, 409 if isinstance(error, MergeRefusedError) else 400, str(error))
 
     @app.exception_handler(RequestValidationError)
     def _invalid(request: Request, error: RequestValidationError) -> Response:
@@ -152,8 +155,11 @@ def _answer_refusals(app: FastAPI) -> None:
         return answer(request, error.status_code, str(error.detail))
 
 
-class _Headers:
-    """What every answer carries; API answers are of the moment and nobody's cache keeps them."""
+class _Edge:
+    """What every answer carries, and what those get whom a stopping server no longer waits for.
+
+    API answers are of the moment: nobody's cache keeps them.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -163,12 +169,20 @@ class _Headers:
             await self._app(scope, receive, send)
             return
 
+        started = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 headers = MutableHeaders(scope=message)
                 headers["X-Content-Type-Options"] = "nosniff"
                 if scope["path"].startswith(_MACHINE_PATHS):
                     headers["Cache-Control"] = "no-store"
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except asyncio.CancelledError:  # the task ends here anyway, and without an answer the server logs a traceback
+            if not started:
+                await api.problem(503, "the platform is stopping")(scope, receive, send_with_headers)

@@ -8,7 +8,8 @@ For the dashboard:
 * `current_viewer(request) -> Viewer | None` says who is logged in.
 * `state.auth.redeem_login(token) -> str | None` turns the one-time token of `/login?token=...` into a session.
 * `state.auth.open_session(key) -> str | None` does so for a read or admin key typed into the login form.
-* `set_session_cookie(response, request, session)`, `clear_session_cookie(response)`, `state.auth.close_session(session)`.
+* `set_session_cookie(response, request, session)` and `clear_session_cookie(response)` hand it to the browser and take
+  it away; `state.auth.close_session(session)` ends it.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class Auth:
             )
         return key
 
-    def keys(self) -> list[Key]:
+    def list_keys(self) -> list[Key]:
         """Every key, revoked ones too, oldest first."""
         with self._metadata.reading() as connection:
             return [_key(row) for row in connection.execute(select(db.keys).order_by(db.keys.c.created_at))]

@@ -21,7 +21,7 @@ _EPILOG: Final = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command. Returns 0, or 1 with one message on stderr when something is in the way; usage errors exit 2."""
+    """Runs the command. Returns 0, or 1 with one message on stderr when something is in the way; bad usage exits 2."""
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -119,7 +119,7 @@ def _keys(settings: Settings, options: argparse.Namespace) -> None:
                 _day(key.last_used_at),
                 "revoked" if key.revoked_at else "in force",
             )
-            for key in auth.keys()
+            for key in auth.list_keys()
         ]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         for row in rows:

@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -50,7 +50,7 @@ _RPC_CODES: Final = {400: 3, 401: 16, 403: 7, 413: 8, 415: 3, 503: 14}
 """google.rpc.Code for each HTTP status that OTLP clients may see here."""
 
 
-class Refusal(Exception):
+class RefusedError(Exception):
     """An answer other than 200; whatever the request held is not stored."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -68,7 +68,7 @@ class Budget:
         self.held_bytes = 0
 
     @contextmanager
-    def share(self) -> Iterator[Share]:
+    def share(self) -> Generator[Share, None, None]:
         """What one request takes of the budget, given back when its block ends."""
         share = Share(self)
         try:
@@ -92,9 +92,9 @@ class Share:
         self.bytes = 0
 
     def take(self, n_bytes: int) -> None:
-        """Takes more. Raises Refusal when there is no more to take."""
+        """Takes more. Raises RefusedError when there is no more to take."""
         if not self._budget._move(n_bytes):  # pyright: ignore[reportPrivateUsage]
-            raise Refusal(503, "the platform has too much to store at the moment: send this again later")
+            raise RefusedError(503, "the platform has too much to store at the moment: send this again later")
         self.bytes += n_bytes
 
 
@@ -175,7 +175,7 @@ class Writer:
                 "%d spans of %d requests were not stored and not acknowledged: %s", len(rows), len(batches), error
             )
             return error
-        except Exception as error:  # noqa: BLE001 - a bug must not end the only thread that stores
+        except Exception as error:  # a bug must not end the only thread that stores
             self._metrics.add("egisai_ingest_insert_failures_total")
             log.exception("%d spans of %d requests were not stored and not acknowledged", len(rows), len(batches))
             return StoreError(f"internal error: {type(error).__name__}")
@@ -211,14 +211,14 @@ async def receive(request: Request) -> Response:
     except SQLAlchemyError as error:
         log.error("the metadata database did not answer: %s", error)
         platform.metrics.add("egisai_ingest_requests_total", status=503)
-        return refused(Refusal(503, "the metadata database does not answer: send this again later"))
-    except Refusal as refusal:
+        return refused(RefusedError(503, "the metadata database does not answer: send this again later"))
+    except RefusedError as refusal:
         platform.metrics.add("egisai_ingest_requests_total", status=refusal.status)
         return refused(refusal)
     return Response(reply, media_type=_PROTOBUF)
 
 
-def refused(refusal: Refusal) -> Response:
+def refused(refusal: RefusedError) -> Response:
     """The answer to a request that was not taken, as OTLP wants it: a protobuf `google.rpc.Status`."""
     headers: dict[str, str] = {}
     if refusal.status == 503:
@@ -230,22 +230,22 @@ def refused(refusal: Refusal) -> Response:
 
 
 async def ingest_organisation(request: Request) -> str:
-    """The organisation of the request's key. Raises Refusal for no key, a wrong one, or one of another scope."""
+    """The organisation of the request's key. Raises RefusedError for no key, a wrong one, or one of another scope."""
     platform: Platform = request.app.state.platform
     key = await run_in_threadpool(platform.auth.key, bearer(request))
     if key is None:
-        raise Refusal(401, "a valid key is required: Authorization: Bearer egis_live_...")
+        raise RefusedError(401, "a valid key is required: Authorization: Bearer egis_live_...")
     if not key.may("ingest"):
-        raise Refusal(403, "this key may not send: use a key of scope ingest")
+        raise RefusedError(403, "this key may not send: use a key of scope ingest")
     return key.organisation
 
 
 async def read_body(request: Request, max_bytes: int, share: Share | None = None) -> bytes:
-    """The body, unless it is larger than allowed or than there is room for. Raises Refusal."""
+    """The body, unless it is larger than allowed or than there is room for. Raises RefusedError."""
     body = bytearray()
     async for chunk in request.stream():
         if len(body) + len(chunk) > max_bytes:
-            raise Refusal(413, f"the body is over {max_bytes} bytes")
+            raise RefusedError(413, f"the body is over {max_bytes} bytes")
         if share is not None:
             share.take(len(chunk))
         body += chunk
@@ -256,17 +256,17 @@ async def _store_request(request: Request, platform: Platform, share: Share) -> 
     organisation = await ingest_organisation(request)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != _PROTOBUF:
-        raise Refusal(415, f"content-type {content_type[:100]!r} is not supported: send {_PROTOBUF}")
+        raise RefusedError(415, f"content-type {content_type[:100]!r} is not supported: send {_PROTOBUF}")
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("gzip", "identity"):
-        raise Refusal(415, f"content-encoding {encoding[:100]!r} is not supported: send gzip or identity")
+        raise RefusedError(415, f"content-encoding {encoding[:100]!r} is not supported: send gzip or identity")
     body = await read_body(request, MAX_BODY_BYTES, share)
     batch = await run_in_threadpool(_decode, body, encoding == "gzip", organisation, platform, share)
     if batch.rows:
         try:
             await asyncio.wrap_future(platform.writer.submit(batch))
         except StoreError as error:
-            raise Refusal(503, "the spans could not be stored: send them again later") from error
+            raise RefusedError(503, "the spans could not be stored: send them again later") from error
     for reason, count in batch.refused.items():
         platform.metrics.add("egisai_ingest_spans_refused_total", count, reason=reason)
     return otlp.response(sum(batch.refused.values()), batch.message)
@@ -278,6 +278,6 @@ def _decode(body: bytes, gzipped: bool, organisation: str, platform: Platform, s
             body = otlp.gunzip(body, MAX_DECODED_BYTES, share.take)
         return otlp.decode(body, organisation, now_ns=time.time_ns(), retention_days=platform.retention_days)
     except otlp.TooLargeError as error:
-        raise Refusal(413, str(error)) from error
+        raise RefusedError(413, str(error)) from error
     except otlp.MalformedError as error:
-        raise Refusal(400, str(error)) from error
+        raise RefusedError(400, str(error)) from error

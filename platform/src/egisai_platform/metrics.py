@@ -45,7 +45,7 @@ class Metrics:
         for name, (kind, meaning) in HELP.items():
             lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
             if name in self._gauges:
-                lines.append(f"{name} {self._gauges[name]():g}")
+                lines.append(f"{name} {self._gauges[name]()}")
                 continue
             series = {label: value for (metric, label), value in values.items() if metric == name}
             if not series and "by " not in meaning:

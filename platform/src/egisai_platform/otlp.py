@@ -13,10 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
-from egisai import semconv
-from egisai.identity import agent_id, is_uuid
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -25,6 +23,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from egisai import semconv
+from egisai.identity import agent_id, is_uuid
+from egisai_platform import utf8
 from egisai_platform.prices import cost_usd
 from egisai_platform.registry import Sighting
 
@@ -151,10 +152,7 @@ def decode(body: bytes, organisation: str, *, now_ns: int, retention_days: int) 
     Raises:
         MalformedError: the body is no such message.
     """
-    try:
-        request = ExportTraceServiceRequest.FromString(body)
-    except DecodeError as error:
-        raise MalformedError("the body is not an OTLP ExportTraceServiceRequest in protobuf") from error
+    request = _parse(body)
     oldest_ns = now_ns - (retention_days or MAX_AGE_DAYS) * 24 * 3600 * 10**9
     rows: list[SpanRow] = []
     sightings: dict[tuple[str, str], Sighting] = {}
@@ -180,6 +178,17 @@ def decode(body: bytes, organisation: str, *, now_ns: int, retention_days: int) 
     return Batch(
         rows, list(sightings.values()), Counter(reason for reason, _ in refused), _refusal_message(refused, total)
     )
+
+
+def _parse(body: bytes) -> ExportTraceServiceRequest:
+    try:
+        try:
+            return ExportTraceServiceRequest.FromString(body)
+        except DecodeError:
+            # One string that is not UTF-8 must not cost the sender every span of the batch.
+            return ExportTraceServiceRequest.FromString(utf8.repaired(body))
+    except DecodeError as error:
+        raise MalformedError("the body is not an OTLP ExportTraceServiceRequest in protobuf") from error
 
 
 def response(refused: int = 0, message: str = "") -> bytes:
@@ -347,7 +356,7 @@ def _link(link: Span.Link) -> dict[str, Any]:
     return {"trace_id": link.trace_id.hex(), "span_id": link.span_id.hex(), "attributes": _mapping(link.attributes)}
 
 
-# --- values ------------------------------------------------------------------------------------------------------------
+# --- values ----------------------------------------------------------------------------------------------------------
 def _mapping(attributes: Iterable[KeyValue]) -> dict[str, Any]:
     return {attribute.key: _value(attribute.value, 0) for attribute in attributes}
 
@@ -387,7 +396,7 @@ def _fact(attributes: Mapping[str, Any], name: str) -> str:
 
 def _texts(attributes: Mapping[str, Any], name: str) -> list[str]:
     value = attributes.get(name)
-    items: list[Any] = value if isinstance(value, list) else [] if value is None else [value]
+    items = cast("list[Any]", value) if isinstance(value, list) else [value]
     return [item[:MAX_FACT] for item in items[:100] if isinstance(item, str)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -31,6 +32,11 @@ class _Rates(NamedTuple):
     cached_input: float
     cache_write: float
     output: float
+
+
+def load() -> None:
+    """Reads the price list, which takes a quarter of a second: better at start than at the first call."""
+    get_snapshot()
 
 
 def cost_usd(
@@ -71,10 +77,8 @@ def cost_usd(
 def _listed(provider: str, model: str) -> Any | None:
     """The list's model; one from a provider it does not know (a proxy, a gateway) is judged by its name."""
     for provider_id in dict.fromkeys((PROVIDERS.get(provider, provider), None)):
-        try:
+        with suppress(LookupError):
             return get_snapshot().find_provider_model(model, None, provider_id, None)[1]
-        except LookupError:
-            continue
     return None
 
 

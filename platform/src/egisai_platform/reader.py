@@ -16,7 +16,6 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
 from egisai import semconv
-
 from egisai_platform import sql
 from egisai_platform.model import Agent, Call, CallDetail, Filter, Group, Page, Point, Stats, Totals, Workflow
 from egisai_platform.registry import Names, Registry
@@ -53,6 +52,7 @@ class StoreReader:
 
     # --- one answer each -------------------------------------------------------------------------------------------
     def stats(self, organisation: str, where: Filter) -> Stats:
+        """Totals and series of the time asked for; `last_call` is the newest ever that the other filters let through."""
         names = self._registry.names(organisation)
         filters, parameters = _conditions(organisation, where, names)
         row = self._store.query(
@@ -61,6 +61,10 @@ class StoreReader:
         totals = _totals(row)
         agents, users, sessions, workflows = (int(count) for count in row[_TOTALS_COLUMNS:])
         last_call = totals.last_seen
+        if last_call is None or where.until is not None:
+            ever, parameters_ever = _conditions(organisation, replace(where, since=None, until=None), names)
+            (newest,) = self._store.query(sql.last_call(ever), parameters_ever)[0]
+            last_call = _time(newest) if newest else None
         bucket_s = BUCKETS_S[0]
         series: Sequence[Point] = ()
         if totals.first_seen is not None and totals.last_seen is not None:
@@ -177,7 +181,7 @@ class StoreReader:
             lambda row: [row[_TOTALS_COLUMNS], row[0], until_ns],
         )
 
-    # --- cursors -------------------------------------------------------------------------------------------------------
+    # --- cursors ---------------------------------------------------------------------------------------------------
     def _page(
         self,
         rows: Sequence[Sequence[Any]],

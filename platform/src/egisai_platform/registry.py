@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from egisai.identity import name_key
 from sqlalchemy import insert, select, update
 
+from egisai.identity import name_key
 from egisai_platform import metadata as db
 from egisai_platform.metadata import Metadata
 
@@ -214,7 +214,12 @@ class Registry:
         self._update(organisation, record.id, {"merged_into": target.id})
 
     def unmerge(self, organisation: str, agent_id: str) -> None:
-        """Undoes `merge`. Raises UnknownAgentError when there is no such agent, MergeRefusedError when it is not merged."""
+        """Undoes `merge`.
+
+        Raises:
+            UnknownAgentError: there is no such agent.
+            MergeRefusedError: it is not merged.
+        """
         if self._existing(organisation, agent_id).merged_into is None:
             raise MergeRefusedError(f"agent {agent_id} is not merged into another")
         self._update(organisation, agent_id, {"merged_into": None})

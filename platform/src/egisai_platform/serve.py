@@ -7,7 +7,7 @@ import errno
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from types import FrameType
 
 import uvicorn
@@ -18,7 +18,7 @@ from egisai_platform.metadata import Metadata
 from egisai_platform.settings import Settings, StartError, make_data_dir
 from egisai_platform.store import Store
 
-_GRACE_S = 5
+_GRACE_S = 3
 """How long a stop waits for requests under way."""
 
 
@@ -70,7 +70,7 @@ def _greet(url: str, auth: Auth, say: Callable[[str], None]) -> None:
     say(f"listening on {url}")
     say(f"dashboard: {login_link(url, auth)}")
     say("           (works once, within 15 minutes; `egisai-platform login` prints another)")
-    if not any(key.revoked_at is None for key in auth.keys()):
+    if not any(key.revoked_at is None for key in auth.list_keys()):
         say("no keys yet: make one with `egisai-platform keys create --organisation NAME`")
 
 
@@ -118,11 +118,11 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None, None, None]:
         yield
 
     @contextlib.contextmanager
-    def stopped_by_signals(self) -> Iterator[None]:
+    def stopped_by_signals(self) -> Generator[None, None, None]:
         """SIGINT and SIGTERM stop; a second one does not wait for requests under way."""
 
         def stop(_number: int, _frame: FrameType | None) -> None:

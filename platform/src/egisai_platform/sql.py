@@ -63,7 +63,7 @@ TYPES: Final = [definition.partition(" CODEC")[0] for definition in COLUMNS.valu
 _BLOOM: Final = ("trace_id", "agent_id", "user_id", "session_id", "workflow_id")
 
 CREATE_SCHEMA: Final = "CREATE TABLE IF NOT EXISTS egisai_schema (version UInt32) ENGINE = MergeTree ORDER BY version"
-INSERT_SCHEMA: Final = f"INSERT INTO egisai_schema VALUES ({SCHEMA_VERSION})"
+INSERT_SCHEMA: Final = "INSERT INTO egisai_schema SELECT {version:UInt32}"
 SELECT_SCHEMA: Final = "SELECT max(version) FROM egisai_schema"
 
 CREATE_SPANS: Final = f"""
@@ -195,6 +195,11 @@ def stats(filters: Sequence[str], *, has_aliases: bool) -> str:
 SELECT {TOTALS}, uniqExact({_canonical(has_aliases)}), uniqExactIf(user_id, user_id != ''),
   uniqExactIf(session_id, session_id != ''), uniqExactIf(workflow_id, workflow_id != '')
 {_calls(filters)}"""
+
+
+def last_call(filters: Sequence[str]) -> str:
+    """The start of the newest call; 0 when there is none."""
+    return f"SELECT toUnixTimestamp64Nano(max(start_time)) {_calls(filters)}"
 
 
 def series(filters: Sequence[str]) -> str:

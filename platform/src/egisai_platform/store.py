@@ -9,18 +9,16 @@ from __future__ import annotations
 import logging
 import os
 import queue
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, cast
 from urllib.parse import unquote, urlsplit
 
 from egisai_platform import sql
 from egisai_platform.settings import StartError, make_data_dir, without_password
 
 if TYPE_CHECKING:
-    from clickhouse_connect.driver.client import Client
-
     from egisai_platform.otlp import SpanRow
 
 _READERS: Final = 4
@@ -37,6 +35,23 @@ class StoreTooSlowError(StoreError):
     """A question cost more time or memory than it may."""
 
 
+class _Client(Protocol):
+    """What is used of `clickhouse_connect.driver.client.Client`."""
+
+    def insert(
+        self,
+        table: str,
+        data: Sequence[Sequence[Any]],
+        *,
+        column_names: Sequence[str],
+        column_type_names: Sequence[str],
+        column_oriented: bool,
+    ) -> object: ...
+    def query(self, query: str, parameters: dict[str, Any] | None = None) -> Any: ...
+    def command(self, cmd: str, parameters: dict[str, Any] | None = None) -> object: ...
+    def close(self) -> None: ...
+
+
 class Store:
     """Connections to the store, with its tables made. `insert` is for one thread, `query` for any."""
 
@@ -48,8 +63,8 @@ class Store:
         """
         self._dsn = dsn
         self._lock = _lock_directory(dsn)
-        self._idle: queue.LifoQueue[Client] = queue.LifoQueue()
-        self._clients: list[Client] = []
+        self._idle: queue.LifoQueue[_Client] = queue.LifoQueue()
+        self._clients: list[_Client] = []
         try:
             self._writer = self._open(sql.INSERT_SETTINGS)
             self._create(retention_days)
@@ -71,7 +86,7 @@ class Store:
         Raises:
             StoreError: the engine refused (a full disk, a lost server).
         """
-        columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in sql.TYPES]
+        columns: list[list[Any]] = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in sql.TYPES]
         with _translated():
             self._writer.insert(
                 "spans",
@@ -106,7 +121,7 @@ class Store:
         if self._lock is not None:
             self._lock.close()
 
-    def _open(self, settings: Mapping[str, str]) -> Client:
+    def _open(self, settings: Mapping[str, str]) -> _Client:
         import clickhouse_connect  # 0.3 s, which `egisai-platform keys` need not spend
         from clickhouse_connect.driver.exceptions import ClickHouseError
 
@@ -118,7 +133,8 @@ class Store:
         # A stranger's error log shows our statement, not a hint for us: the message is ours to word.
         logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
         try:
-            client = clickhouse_connect.get_client(settings=dict(settings), **options)
+            connect = cast("Callable[..., _Client]", clickhouse_connect.get_client)  # pyright: ignore[reportUnknownMemberType]
+            client = connect(settings=dict(settings), **options)
         except (ClickHouseError, OSError, ValueError, RuntimeError) as error:
             raise StartError(
                 f"cannot open the store {without_password(self._dsn)!r}: {_first_line(error)}. "
@@ -133,7 +149,7 @@ class Store:
                 self._writer.command(statement)
             version = int(self._writer.query(sql.SELECT_SCHEMA).result_rows[0][0])
             if version == 0:
-                self._writer.command(sql.INSERT_SCHEMA)
+                self._writer.command(sql.INSERT_SCHEMA, parameters={"version": sql.SCHEMA_VERSION})
             elif version != sql.SCHEMA_VERSION:
                 raise StartError(
                     f"the store {without_password(self._dsn)!r} has schema version {version}, this program knows "
@@ -182,7 +198,7 @@ _TOO_SLOW: Final = {159: "it took too long", 160: "it would take too long", 241:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated() -> Generator[None, None, None]:
     """Makes the client's many kinds of error one."""
     from clickhouse_connect.driver.exceptions import ClickHouseError, Error
 
