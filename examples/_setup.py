@@ -17,4 +17,5 @@ if not os.environ.get("OPENAI_API_KEY"):
     _provider = Provider(record=False)
     os.environ["OPENAI_BASE_URL"] = _provider.base_url
     os.environ["OPENAI_API_KEY"] = "sk-local"
+    os.environ.setdefault("NO_PROXY", "127.0.0.1")
     print(f"No OPENAI_API_KEY: talking to a local provider at {_provider.base_url}, its answers are made up.\n")

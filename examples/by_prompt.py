@@ -42,4 +42,4 @@ for role, prompt, question in (
     ("system", CONCIERGE.format(customer="Alan Turing"), "Is there a bicycle?"),
     ("developer", CONCIERGE.format(customer="Mary Jackson"), "Where can I park?"),
 ):
-    print(f"{prompt[:32]}...  {question!r}: {ask(role, prompt, question)}")
+    print(f"{role}: {prompt}\n    {ask(role, prompt, question)}")

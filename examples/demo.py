@@ -60,6 +60,11 @@ def tail(text: str, lines: int = 15) -> str:
     return "\n".join(f"    {line}" for line in text.strip().splitlines()[-lines:])
 
 
+def without_frames(output: str) -> str:
+    """Some program's output with each traceback cut down to its error."""
+    return re.sub(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n)+", "", output, flags=re.MULTILINE)
+
+
 # --- the platform ------------------------------------------------------------------------------------------------
 
 
@@ -207,10 +212,10 @@ def endpoint() -> Iterator[Mapping[str, str]]:
         yield {"OPENAI_BASE_URL": local.base_url, "OPENAI_API_KEY": "sk-local"}
 
 
-def run_all(examples: Sequence[Example], environment: Mapping[str, str]) -> None:
+def run_all(examples: Sequence[Example], environment: Mapping[str, str], data: Path) -> None:
     """Run the examples, a few at a time, and tell of each in order. Raises DemoError for the first that fails."""
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        jobs = [pool.submit(run, example, environment) for example in examples]
+        jobs = [pool.submit(run, example, environment, data) for example in examples]
         try:
             for example, job in zip(examples, jobs, strict=True):
                 line = f"  {example.file:20} {example.shows:62}"
@@ -223,7 +228,7 @@ def run_all(examples: Sequence[Example], environment: Mapping[str, str]) -> None
             pool.shutdown(cancel_futures=True)
 
 
-def run(example: Example, environment: Mapping[str, str]) -> float:
+def run(example: Example, environment: Mapping[str, str], data: Path) -> float:
     """Run an example as its own process; how many seconds it took. Raises DemoError with its output when it fails."""
     launcher = [installed(example.launcher)] if example.launcher else []
     started = time.monotonic()
@@ -242,7 +247,10 @@ def run(example: Example, environment: Mapping[str, str]) -> float:
         said = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else ""
         raise DemoError(f"{example.file} was not done after {EXAMPLE_TIMEOUT_S} s:\n{tail(said)}") from error
     if done.returncode != 0:
-        raise DemoError(f"{example.file} ended with status {done.returncode}:\n{tail(done.stdout)}")
+        log = data / f"{example.name}.log"
+        log.write_text(done.stdout)
+        said = tail(without_frames(done.stdout))
+        raise DemoError(f"{example.file} ended with status {done.returncode} (all its output: {log}):\n{said}")
     return time.monotonic() - started
 
 
@@ -381,10 +389,10 @@ def demo(data: Path, examples: Sequence[Example], *, once: bool) -> bool:
                 "PYTHONUNBUFFERED": "1",
             }
             say()
-            run_all(examples, environment)
+            run_all(examples, environment, data)
         observed = observe(server, since, examples)
         show(observed)
-        checks = list(check(observed, examples))
+        checks = list(check(observed, examples, has_usage="OPENAI_BASE_URL" in provider))
         if once:
             return report(checks)
         wrong = [each for each in checks if not each.ok]
@@ -409,6 +417,9 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=names, metavar="NAME", help=f"of {', '.join(names)}")
     options = parser.parse_args()
     examples = [example for example in EXAMPLES if not options.only or example.name in options.only]
+    if (direct := os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "") != "*":
+        # everything of ours is on this machine: no proxy for it, here and in the examples
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, (direct, "127.0.0.1")))
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit("stopped"))
     try:

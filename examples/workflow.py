@@ -20,7 +20,6 @@ from _setup import MODEL
 egisai.init(app="Launch campaign")
 
 client = OpenAI()
-async_client = AsyncOpenAI()
 
 
 @egisai.context(agent="Planner")
@@ -36,9 +35,9 @@ def research(topic: str) -> str:
 
 
 @egisai.context(agent="Writer")
-async def write(text: str, notes: list[str]) -> str:
+async def write(client: AsyncOpenAI, text: str, notes: list[str]) -> str:
     """Two of these run as tasks, streamed."""
-    stream = await async_client.chat.completions.create(
+    stream = await client.chat.completions.create(
         model=MODEL,
         messages=[{"role": "user", "content": f"Write {text} from these notes: {' '.join(notes)}"}],
         stream=True,
@@ -47,15 +46,17 @@ async def write(text: str, notes: list[str]) -> str:
 
 
 @egisai.context(agent="Reviewer")
-async def review(texts: Sequence[str]) -> str:
+async def review(client: AsyncOpenAI, texts: Sequence[str]) -> str:
     """The last step, when all texts are there."""
-    response = await async_client.responses.create(model=MODEL, input=f"Review in one sentence: {' '.join(texts)}")
+    response = await client.responses.create(model=MODEL, input=f"Review in one sentence: {' '.join(texts)}")
     return response.output_text
 
 
 async def write_and_review(notes: list[str]) -> str:
     """Two texts side by side, then one review."""
-    return await review(await asyncio.gather(write("the announcement", notes), write("the newsletter", notes)))
+    async with AsyncOpenAI() as client:
+        texts = await asyncio.gather(write(client, "an announcement", notes), write(client, "a newsletter", notes))
+        return await review(client, texts)
 
 
 def main() -> None:

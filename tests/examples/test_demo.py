@@ -86,8 +86,8 @@ def test_demo_fails_on_a_wrong_attribution(examples: Path) -> None:
 
 
 def test_demo_serves_until_ctrl_c(examples: Path) -> None:
-    """Without `--once` the dashboard's link works until Ctrl-C, which ends everything without a traceback."""
-    command = [sys.executable, str(examples / "demo.py"), "--only", "one_agent"]
+    """Without `--once` the link shows the agents on the dashboard until Ctrl-C, which ends all without a traceback."""
+    command = [sys.executable, str(examples / "demo.py"), "--only", "sub_agents"]
     with subprocess.Popen(
         command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -99,8 +99,11 @@ def test_demo_serves_until_ctrl_c(examples: Path) -> None:
                 break
         link = re.search(r"Dashboard: +((https?://\S+?)/login\?\S+)", shown)
         assert link is not None, shown
-        with urllib.request.urlopen(f"{link[2]}/healthz", timeout=10) as reply:
-            assert reply.status == 200
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        with browser.open(link[1], timeout=10) as page:
+            shown = page.read().decode()
+        assert "Triage" in shown
+        assert "Billing" in shown
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=30)
     assert process.returncode == 0
@@ -111,11 +114,12 @@ def test_demo_serves_until_ctrl_c(examples: Path) -> None:
 
 
 def test_demo_says_which_example_failed(examples: Path) -> None:
-    """An example that ends badly is named, with the end of its output."""
-    (examples / "one_agent.py").write_text("raise SystemExit('no such model')")
+    """An example that ends badly is named, with the end of its output, a traceback cut down to its error."""
+    (examples / "one_agent.py").write_text("print('asking')\nraise ValueError('no such model')")
     done = run_demo(examples, "--once", "--only", "one_agent")
     assert done.returncode == 1
-    assert "The demo failed: one_agent.py ended with status 1:\n    no such model" in done.stdout
+    assert "The demo failed: one_agent.py ended with status 1 (all its output: " in done.stdout
+    assert done.stdout.endswith(":\n    asking\n    ValueError: no such model\n")
     assert "Traceback" not in done.stdout + done.stderr
 
 
