@@ -156,22 +156,30 @@ def init(
             if settings != _runtime.settings:
                 log.warning("egisai: init() was called before with other settings, which stay; call shutdown() first")
             return
-        runtime = _Runtime(settings)
-        if tracer_provider is not None:
-            provider, runtime.provider = tracer_provider, "given"
-        else:
-            provider = _provider(settings, runtime)
-        _attribute(settings, runtime)
-        runtime.slot = attach(provider)
-        if runtime.slot is not None:
-            runtime.exporter = _exporter(settings, runtime)
-            if runtime.exporter is not None:
-                runtime.slot.delivering = _batches(runtime.exporter)
-        runtime.instrumentor = _instrument(provider)
-        _runtime = runtime
+        runtime = _runtime = _Runtime(settings)
+        try:
+            _set_up(runtime, tracer_provider)
+        except BaseException:
+            shutdown()
+            raise
         atexit.register(shutdown)
     if not quiet:
         _say(runtime)
+
+
+def _set_up(runtime: _Runtime, tracer_provider: TracerProvider | None) -> None:
+    settings = runtime.settings
+    _attribute(settings, runtime)
+    if tracer_provider is not None:
+        provider, runtime.provider = tracer_provider, "given"
+    else:
+        provider = _provider(settings, runtime)
+    runtime.slot = attach(provider)
+    if runtime.slot is not None:
+        runtime.exporter = _exporter(settings, runtime)
+        if runtime.exporter is not None:
+            runtime.slot.delivering = _batches(runtime.exporter)
+    runtime.instrumentor = _instrument(provider)
 
 
 def attach(provider: trace.TracerProvider) -> _Slot | None:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 _KEY: Final = re.compile(r"egis_live_([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)_([A-Za-z0-9-]{43,})")
 _ORGANISATION: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_BLANK: Final = re.compile(r"[\s\x00-\x1f\x7f]")
 _MAX_LABEL_CHARS: Final = 256
 
 
@@ -120,6 +121,8 @@ def _url(value: str | None) -> str | None:
     if value is None:
         return None
     wrong = f"base_url={value!r} is not the address of a platform: it must look like http://127.0.0.1:4318 ({{}})"
+    if _BLANK.search(value):  # before urlsplit, which drops some silently
+        raise ConfigurationError(wrong.format("no space or control character"))
     try:
         parts = urlsplit(value)
         port = parts.port
@@ -129,6 +132,6 @@ def _url(value: str | None) -> str | None:
         raise ConfigurationError(wrong.format("http or https, with the //"))
     if not parts.hostname or port == 0:
         raise ConfigurationError(wrong.format("a host, and a port if not the usual one"))
-    if parts.username or parts.password or parts.query or parts.fragment or re.search(r"[\s\x00-\x1f\x7f]", value):
-        raise ConfigurationError(wrong.format("no user, query, fragment or space; the key goes in api_key"))
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigurationError(wrong.format("no user, query or fragment; the key goes in api_key"))
     return value.rstrip("/").removesuffix("/v1/traces")

@@ -1,0 +1,79 @@
+"""What every test starts from: an empty context, no settings in the environment, and bugs of ours that raise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from opentelemetry.context import Context, attach
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+import egisai
+from egisai import attribution, fingerprint, guard
+from provider import Provider
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    for name in ("API_KEY", "APP", "ENV", "BASE_URL", "ORGANISATION", "SPOOL_DIR"):
+        monkeypatch.delenv(f"EGISAI_{name}", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(guard, "strict", True)
+    guard.reset()
+    fingerprint.clear()
+    attribution.use(attribution.Attribution())
+    attach(Context())
+    yield
+    egisai.shutdown()
+    attach(Context())
+
+
+class Spans:
+    """The spans that a test made, in the order in which they ended."""
+
+    def __init__(self) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider()
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+
+    def all(self) -> list[ReadableSpan]:
+        return list(self.exporter.get_finished_spans())
+
+    def calls(self) -> list[ReadableSpan]:
+        return [span for span in self.all() if "gen_ai.operation.name" in span.attributes]
+
+    def only(self) -> dict[str, object]:
+        """The attributes of the one call there was, which is then forgotten."""
+        calls = self.calls()
+        assert [span.name for span in calls] == [calls[0].name] if calls else False, calls
+        self.exporter.clear()
+        return dict(calls[0].attributes)
+
+
+@pytest.fixture
+def spans() -> Iterator[Spans]:
+    """A provider that keeps its spans in memory; `egisai.init()` was called on it, with app "app"."""
+    recorded = Spans()
+    egisai.init(app="app", tracer_provider=recorded.provider, quiet=True)
+    yield recorded
+    egisai.shutdown()
+    recorded.provider.shutdown()
+
+
+@pytest.fixture(scope="session")
+def _server() -> Iterator[Provider]:
+    with Provider() as server:
+        yield server
+
+
+@pytest.fixture
+def server(_server: Provider) -> Iterator[Provider]:
+    """The local provider, behaving, with no requests recorded."""
+    _server.requests.clear()
+    yield _server
+    _server.hooks.clear()
+    _server.on_request = None
+    _server.latency_s = _server.chunk_delay_s = 0
