@@ -83,8 +83,9 @@ def pipeline(tmp_path: Path) -> Iterator[Callable[..., Pipeline]]:
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Runs Python source in another process, with `pipe` (a Pipeline) made for it."""
+def program(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Runs Python source in another process, with `pipe` (a Pipeline) made for it; none outlives the test."""
+    started: list[subprocess.Popen[str]] = []
 
     def run(url: str, source: str, **environment: str) -> subprocess.Popen[str]:
         head = (
@@ -95,12 +96,18 @@ def program(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
             "pipe = Pipeline(EgisExporter(url, spool_dir=spool, api_key=key, _backoff=QUICK))\n"
         )
         tests = str(Path(__file__).parents[1])
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", head + source],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | {"PYTHONPATH": tests} | environment,
         )
+        started.append(process)
+        return process
 
-    return run
+    yield run
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+            process.communicate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import stat
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from egisai_exporter.spool import Spool, SpoolFull
-from egisai_exporter.store import Batch, Disk, Memory, Store, open_store
+from egisai_exporter.store import Batch, Disk, Memory, Store, _open_writer, open_store
 from exporter.conftest import SLOW, Pipeline
 from exporter.receiver import Receiver
 
@@ -226,6 +227,25 @@ def test_the_limit_is_one_for_all_processes(tmp_path: Path, monkeypatch: pytest.
     assert second.adopt() == 5  # adopting moves bytes, it drops none
     assert second.trim() == 0
     assert take_all(second) == [b"%d" % i for i in (5, 6, 7, 8, 9, 0, 1, 2, 3, 4)]  # by age, over both
+
+
+def test_a_new_writer_survives_an_adopter_between_open_and_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adopter that takes the still unlocked directory for a dead one's makes the new writer start over."""
+    flock, adopter, first = fcntl.flock, Disk(tmp_path), [True]
+
+    def interleaved(fd: int, operation: int) -> None:
+        if first:
+            first.clear()
+            assert adopter.adopt() == []  # removes the new directory, whose lock file our writer has just opened
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", interleaved)
+    directory, fd = _open_writer(tmp_path)
+    assert directory.exists()
+    assert os.path.samestat(os.fstat(fd), (directory / "lock").stat())
+    os.close(fd)
 
 
 RACER = """
