@@ -28,7 +28,7 @@ def test_plat_agents(org, recorder):
         recorder.call(agent="triage", organisation=org.name, start_ns=now - 10**9 * (10 - number))
     recorder.call(agent="billing", organisation=org.name, model="gpt-4o", start_ns=now - 10**9)
     recorder.call(agent="billing", organisation=org.name, model="unlisted-model")
-    with pytest.raises(ZeroDivisionError):  # noqa: PT012, SIM117
+    with pytest.raises(ZeroDivisionError):  # noqa: SIM117
         with recorder.tracer.start_as_current_span(
             "chat gpt-4o",
             attributes={
@@ -275,7 +275,7 @@ def test_organisations_are_apart(org, make_organisation, recorder):
     assert other.ask("calls", limit=1, cursor=cursor).status_code == 400
 
 
-# --- asking ----------------------------------------------------------------------------------------------------------
+# --- asking ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("path", "query", "words"),
     [
@@ -400,7 +400,7 @@ def test_altered_cursor(org, recorder):
     assert org.ask("calls", limit=1, cursor=cursor).status_code == 200
 
 
-# --- hostile text ----------------------------------------------------------------------------------------------------
+# --- hostile text ------------------------------------------------------------------------------------------------
 HOSTILE = [
     "<script>alert(1)</script>",
     "zero\0byte",
@@ -460,7 +460,7 @@ def test_invalid_utf8(org, recorder):
     assert {call["user_id"] for call in org.items("calls")} == {"good é", "\ufffd\ufffd\0\ufffd-user"}
 
 
-# --- around it -------------------------------------------------------------------------------------------------------
+# --- around it ---------------------------------------------------------------------------------------------------
 def test_session_reads_the_api(org, make_organisation, recorder):
     """A dashboard session may read: a key's its organisation, the operator's any, when it says which."""
     recorder.call()

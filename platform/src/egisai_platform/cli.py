@@ -7,12 +7,13 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from importlib.metadata import version
 from typing import Final, get_args
 
 from egisai_platform.auth import Auth, Scope
 from egisai_platform.metadata import Metadata
-from egisai_platform.settings import Settings, StartError, make_data_dir, resolve
+from egisai_platform.settings import StartError, make_data_dir, resolve
 
 _EPILOG: Final = (
     "Each option is also read from the environment, as EGISAI_PLATFORM_ and its name in capitals "
@@ -30,10 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from egisai_platform import serve
 
             serve.serve(settings, serve.say)
-        elif options.command == "login":
-            _login(settings)
         else:
-            _keys(settings, options)
+            make_data_dir(settings.data_dir)
+            with closing(Metadata(settings.metadata)) as metadata:
+                if options.command == "login":
+                    _login(Auth(metadata))
+                else:
+                    _keys(Auth(metadata), options)
     except StartError as error:
         sys.stderr.write(f"egisai-platform: {error}\n")
         return 1
@@ -80,23 +84,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _auth(settings: Settings) -> Auth:
-    make_data_dir(settings.data_dir)
-    return Auth(Metadata(settings.metadata))
-
-
-def _login(settings: Settings) -> None:
+def _login(auth: Auth) -> None:
     from egisai_platform import serve
 
-    auth = _auth(settings)
     url = auth.last_url()
     if url is None:
         raise StartError("no platform has been started on this data directory yet: `egisai-platform serve`")
     serve.say(serve.login_link(url, auth))
 
 
-def _keys(settings: Settings, options: argparse.Namespace) -> None:
-    auth = _auth(settings)
+def _keys(auth: Auth, options: argparse.Namespace) -> None:
     if options.verb == "create":
         try:
             key = auth.create_key(options.organisation, options.scope, options.name)

@@ -52,7 +52,7 @@ class StoreReader:
 
     # --- one answer each -------------------------------------------------------------------------------------------
     def stats(self, organisation: str, where: Filter) -> Stats:
-        """Totals and series of the time asked for; `last_call` is the newest ever that the other filters let through."""
+        """Totals and series of the time asked for; `last_call` is the newest ever, by the other filters."""
         names = self._registry.names(organisation)
         filters, parameters = _conditions(organisation, where, names)
         row = self._store.query(

@@ -179,14 +179,20 @@ SELECT {_canonical(has_aliases)} AS agent, {TOTALS}, any(agent_name), any(agent_
 
 
 def groups(column: str, filters: Sequence[str], *, has_aliases: bool, after: bool) -> str:
-    """Totals of each user, session or workflow, the one last seen first. Takes `limit`."""
+    """Totals of each user, session or workflow, the one last seen first. Takes `limit`.
+
+    Which of them make the page is decided first, by a column or two; only theirs is added up.
+    """
     having = "HAVING (last_ns, group_id) < ({after_ns:Int64}, {after_id:String})" if after else ""
+    page = f"""
+SELECT {column} AS group_id, toUnixTimestamp64Nano(max(start_time)) AS last_ns {_calls(filters)} AND {column} != ''
+GROUP BY group_id {having} ORDER BY last_ns DESC, group_id DESC LIMIT {{limit:UInt32}}"""
     return f"""
 SELECT {column} AS group_id, {TOTALS}, groupUniqArray(50)(({_canonical(has_aliases)}, agent_name)),
   groupUniqArrayIf(50)(user_id, user_id != ''), groupUniqArrayIf(50)(session_id, session_id != ''),
   groupUniqArrayIf(50)(workflow_id, workflow_id != ''), uniqExact(trace_id)
-{_calls(filters)} AND {column} != '' GROUP BY group_id {having}
-ORDER BY last_ns DESC, group_id DESC LIMIT {{limit:UInt32}}"""
+{_calls(filters)} AND {column} IN (SELECT group_id FROM ({page}))
+GROUP BY group_id ORDER BY last_ns DESC, group_id DESC"""  # noqa: S608 - every part is one of this module
 
 
 def stats(filters: Sequence[str], *, has_aliases: bool) -> str:

@@ -57,15 +57,19 @@ def _without_strings(message: DescriptorProto, name: str) -> Iterable[str]:
 
 
 def _repair(message: Message, strings: frozenset[str]) -> None:
-    for field, value in message.ListFields():
-        many = not isinstance(value, (bytes, Message)) and hasattr(value, "__len__")
-        values = cast("list[Any]", list(value)) if many else [value]
+    fields = cast("list[tuple[Any, Any]]", message.ListFields())
+    for field, value in fields:
         if field.full_name in strings:
-            fixed = [text.decode(errors="replace").encode() for text in values]
-            if many:
-                getattr(message, field.name)[:] = fixed
+            if isinstance(value, bytes):
+                setattr(message, field.name, _readable(value))
             else:
-                setattr(message, field.name, fixed[0])
-        elif isinstance(values[0], Message):
-            for inner in values:
+                value[:] = [_readable(text) for text in value]
+        elif isinstance(value, Message):
+            _repair(value, strings)
+        elif field.message_type is not None:
+            for inner in value:
                 _repair(inner, strings)
+
+
+def _readable(text: bytes) -> bytes:
+    return text.decode(errors="replace").encode()
