@@ -69,6 +69,12 @@ def test_fp_same(variant: str) -> None:
     assert digest(variant) == digest(BILLING)
 
 
+def test_capitals_are_evidence_only_among_small_letters() -> None:
+    """Cues before capitalised words do not take the words of a text that is all in capitals."""
+    text = "You are a clerk speaking with customers who run on trains. Help people. The model is old."
+    assert digest(text.upper()) == digest(text)
+
+
 def test_parts_are_one_text() -> None:
     """How a client divides the system text into messages and blocks does not matter."""
     assert digest("You are a poet.", "Write odes.") == digest("You are a poet.\n\nWrite odes.")
@@ -102,6 +108,7 @@ VARIANTS = {
     ),
     "talking to": ("You are a bank clerk. You are talking to {}. Be kind.", ["Maria", "John Smith", "Xiulan Okonkwo"]),
     "served": ("You are the personal assistant of {}. Be kind.", ["John Smith (john@x.com)", "Xi Wu (x.wu@y.co.uk)"]),
+    "his name": ("You are a bank clerk. His name is {}. Be kind.", ["Juan", "John Smith", "Xiulan Okonkwo"]),
     "possessive": ("You are {}'s travel planner.", ["Maria", "Ahmed"]),
     "greeting": ("Hello {}, how are you?\nYou are a friendly chef.", ["Maria", "Xiulan"]),
     "introduced": ("You are a clerk.\n{} is a premium customer. Be kind.", ["Maria Lopez", "Xiulan Okonkwo"]),
