@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from opentelemetry import trace
 from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
@@ -58,7 +59,10 @@ def stamp(span: Span, ctx: Context) -> None:
     agent = attributes.get(semconv.AGENT_ID)
     if agent is not None and semconv.AGENT_NAME in own and semconv.AGENT_NAME not in attributes:
         attributes[semconv.AGENT_NAME] = agent  # never another agent's name beside this id
-    session = attributes.get(semconv.SESSION_ID)
-    if session is not None and semconv.is_call(own) and semconv.CONVERSATION_ID not in own:
-        attributes[semconv.CONVERSATION_ID] = session
+    if semconv.is_call(own):
+        session = attributes.get(semconv.SESSION_ID)
+        if session is not None and semconv.CONVERSATION_ID not in own:
+            attributes[semconv.CONVERSATION_ID] = session
+        if semconv.covers(attributes_of_span(trace.get_current_span(ctx)), own.get(semconv.OPERATION)):
+            attributes[semconv.CALL_NESTED] = True
     span.set_attributes(attributes)

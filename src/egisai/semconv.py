@@ -27,6 +27,8 @@ SESSION_ID: Final = "session.id"
 WORKFLOW_ID: Final = "egisai.workflow.id"
 CALL_COMPLETE: Final = "egisai.call.complete"
 """False on a call whose stream was left before its end; absent otherwise."""
+CALL_NESTED: Final = "egisai.call.nested"
+"""True on a call's span inside another span of the same call, which two instrumentors made: it does not count."""
 
 # --- resource ------------------------------------------------------------------------------------------------------
 SERVICE_NAME: Final = "service.name"
@@ -92,3 +94,12 @@ def is_call(attributes: Mapping[str, Any]) -> bool:
         or attributes.get(_OPENINFERENCE_KIND) in _OPENINFERENCE_CALLS
         or _OPENLLMETRY_TYPE in attributes
     )
+
+
+def covers(around: Mapping[str, Any], operation: str | None) -> bool:
+    """Whether a span with these attributes, active where a call of `operation` starts, stands for that same call.
+
+    A call inside a call is the same one seen by another instrumentor, unless it does something else: an embedding
+    looked up in the course of a chat is a call of its own. None: what it does is not known.
+    """
+    return is_call(around) and operation in (None, around.get(OPERATION, operation))
