@@ -23,8 +23,8 @@ _PROBED: Final = 2_000
 """Characters from which a text is looked up by a sample of itself instead of by its hash.
 
 Python keeps the hash of a str with the object, but a prompt rendered anew is a new object. Measured on 120,000
-characters: hashing 19 µs, sampling and comparing 1.6 µs (comparing alone is 1.2 µs). Below this length both cost the
-same."""
+characters: hashing 19 µs, sampling and comparing 2.1 µs (comparing alone is 1.3 µs). Below this length
+hashing (0.16 ns a character) costs no more than taking the sample."""
 
 
 class Memo(Generic[V]):
