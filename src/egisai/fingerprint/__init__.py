@@ -14,9 +14,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-from egisai.fingerprint.masks import Form, normal_form
 from egisai.fingerprint.memo import MISSING, Memo, Missing
-from egisai.fingerprint.naming import name_of
 
 __all__ = ["LONG", "MISSING", "Fingerprint", "Missing", "clear", "of", "of_stored", "seen"]
 
@@ -86,7 +84,11 @@ def _compute(system: tuple[str, ...]) -> Fingerprint | None:
     text = "\n\n".join(system)
     if not text or text.isspace():
         return None
-    form: Form = normal_form(text)
+    # Their patterns take 25 ms to compile, which a program that never meets an unnamed agent need not spend.
+    from egisai.fingerprint.masks import normal_form
+    from egisai.fingerprint.naming import name_of
+
+    form = normal_form(text)
     digest = _digest(form.words)
     return Fingerprint(digest, name_of(form.head) or f"Agent {digest[:8]}")
 
