@@ -81,13 +81,13 @@ def test_fp_cost_of_a_seen_prompt() -> None:
 def test_fp_cost_once_per_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """A text is normalised at its first sight and never again."""
     computed: list[str] = []
-    normal_form = fingerprint.normal_form
+    normal_form = masks.normal_form
 
     def counted(text: str) -> object:
         computed.append(text)
         return normal_form(text)
 
-    monkeypatch.setattr(fingerprint, "normal_form", counted)
+    monkeypatch.setattr(masks, "normal_form", counted)
     for _ in range(5):
         fingerprint.of(("You are a poet.", "Write odes."))
     assert len(computed) == 1
