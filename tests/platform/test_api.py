@@ -369,8 +369,8 @@ def test_pages_are_stable(org, recorder):
         for span in sorted(spans, key=lambda s: (s.start_time, s.context.trace_id, s.context.span_id), reverse=True)
     ]
     org.store(spans)
-    found, users, cursor = [], [], None
-    for path, seen in (("calls", found), ("users", users)):
+    found, users = [], []
+    for path, seen, last_user in (("calls", found, "user-00"), ("users", users, "user-01")):
         cursor = None
         while True:
             page = org.get(path, limit=10, **({"cursor": cursor} if cursor else {}))
@@ -379,7 +379,7 @@ def test_pages_are_stable(org, recorder):
             if cursor is None:
                 break
             assert len(page["items"]) == 10
-            recorder.call(user_id="user-00")  # which moves the last user to the front, for whoever asks anew
+            recorder.call(user_id=last_user, start_ns=time.time_ns())  # and so the last user moves to the front
             org.store(recorder.spans())
     assert found == wanted
     assert users[0] == "user-00", "it was called again while the calls were paged"

@@ -32,7 +32,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from egisai_platform import api, ingest, prices
+from egisai_platform import api, dashboard, ingest, prices
 from egisai_platform.auth import Auth
 from egisai_platform.events import Events
 from egisai_platform.filters import BadParameterError
@@ -99,14 +99,7 @@ def create_app(platform: Platform) -> FastAPI:
     )
     app.state.platform = platform
     app.include_router(api.router)
-    try:
-        from egisai_platform.dashboard import router
-    except ImportError as error:
-        if not (error.name or "").startswith("egisai_platform.dashboard"):
-            raise
-        log.warning("the dashboard is not installed: %s", error)
-    else:
-        app.include_router(router)
+    app.include_router(dashboard.router)
     _answer_refusals(app)
     app.add_middleware(_Edge)
     return app

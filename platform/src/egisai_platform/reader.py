@@ -158,20 +158,26 @@ class StoreReader:
         return self._groups("workflow_id", organisation, where, limit=limit, cursor=cursor)
 
     def _groups(self, column: str, organisation: str, where: Filter, *, limit: int, cursor: str | None) -> Page:
-        """The one last seen first. Later pages show the time of the first one, so that nothing moves between them."""
+        """The one last seen first. Later pages end where the first one did, so that nobody moves between them."""
         names = self._registry.names(organisation)
-        until_ns = _ns(where.until or datetime.now(timezone.utc))
-        after_ns, after_id = 0, ""
+        until_ns = 0
+        after: dict[str, Any] = {}
         if cursor is not None:
             after_ns, after_id, until_ns = self._read_cursor(cursor, organisation, column)
+            after = {"after_ns": after_ns, "after_id": after_id}
+            where = replace(where, until=_time(until_ns))
         filters, parameters = _conditions(organisation, where, names)
-        if "until_ns" not in filters:
-            filters.append("until_ns")
-        parameters |= {"until_ns": until_ns, "after_ns": after_ns, "after_id": after_id, "limit": limit + 1}
+        parameters |= {"limit": limit + 1, **after}
         rows = self._store.query(
             sql.groups(column, filters, has_aliases=bool(names.aliases), after=cursor is not None),
             parameters | _alias_parameters(names),
         )
+        if rows and cursor is None:  # the first page's end: now, or its newest call where a sender's clock is ahead
+            until_ns = (
+                _ns(where.until)
+                if where.until
+                else max(_ns(datetime.now(timezone.utc)), rows[0][_TOTALS_COLUMNS] + 1000)
+            )
         return self._page(
             rows,
             limit,
