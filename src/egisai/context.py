@@ -36,7 +36,11 @@ _UNPRINTABLE: Final = re.compile(
 
 _FIELDS: Final = frozenset(FIELDS)
 _KEYS: Final = tuple(BAGGAGE_PREFIX + field for field in FIELDS)
-_OWN: Final = create_key("egisai-own")  # this context was set by us: what it lacks is meant to be lacking
+_BAGGAGE: Final = next(iter(baggage.set_baggage("probe", "", Context())))
+"""Where the OTel context keeps its baggage, a dict; learnt from its API, which copies the context for every member."""
+_OWN: Final = create_key(
+    "egisai-own"
+)  # (baggage, its facts): we made this context, so what it lacks it lacks on purpose
 _HELD: Final = create_key("egisai-held")  # a `Held`, while a provider request is in flight
 _SCOPE: Final = create_key("egisai-scope")  # the innermost `context` block, a `_Scope`
 
@@ -74,11 +78,13 @@ def facts_of(ctx: Context) -> Facts:
     held = ctx.get(_HELD)
     if held is not None:
         return cast(Held, held).facts
-    members = baggage.get_all(ctx)
+    members = ctx.get(_BAGGAGE)
     if not members:
         return NO_FACTS
-    facts = Facts(*[_usable(members.get(key)) for key in _KEYS])
-    return facts if facts != NO_FACTS else NO_FACTS
+    own = cast("tuple[object, Facts] | None", ctx.get(_OWN))
+    if own is not None and own[0] is members:
+        return own[1]
+    return _read(cast("Mapping[str, object]", members))
 
 
 def held_in(ctx: Context) -> Held | None:
@@ -94,6 +100,11 @@ def is_own(ctx: Context) -> bool:
 def current_context() -> dict[str, str]:
     """The facts in force here, by parameter name of `set_context`; absent ones are left out."""
     return {name: value for name, value in facts_of(get_current())._asdict().items() if value is not None}
+
+
+def _read(members: Mapping[str, object]) -> Facts:
+    facts = Facts(*[_usable(members.get(key)) for key in _KEYS])
+    return facts if facts != NO_FACTS else NO_FACTS
 
 
 def _usable(value: object) -> str | None:
@@ -207,25 +218,19 @@ def _merged(ctx: Context, changes: Mapping[str, str]) -> Context:
     if held is not None:  # inside a call's own machinery: the baggage stays empty until the request is over
         facts = held.facts._replace(**{field: text or None for field, text in changes.items()})
         return set_value(_HELD, held._replace(facts=facts, attributes=None), ctx)
+    members = dict(baggage.get_all(ctx))
     for field, text in changes.items():
-        key = BAGGAGE_PREFIX + field
         if text:
-            ctx = baggage.set_baggage(key, text, ctx)
-        elif baggage.get_baggage(key, ctx) is not None:
-            ctx = baggage.remove_baggage(key, ctx)
-    return ctx if _OWN in ctx else set_value(_OWN, True, ctx)
+            members[BAGGAGE_PREFIX + field] = text
+        else:
+            members.pop(BAGGAGE_PREFIX + field, None)
+    return Context({**ctx, _BAGGAGE: members, _OWN: (members, _read(members))})
 
 
 def hold(ctx: Context, held: Held) -> Context:
     """`ctx` with a call in flight: its facts are where spans find them, and no propagator does."""
-    members = baggage.get_all(ctx)
-    ours = [key for key in members if key.startswith(BAGGAGE_PREFIX)]
-    if len(ours) == len(members) > 0:
-        ctx = baggage.clear(ctx)
-    else:
-        for key in ours:
-            ctx = baggage.remove_baggage(key, ctx)
-    return set_value(_HELD, held, ctx)
+    theirs = {key: value for key, value in baggage.get_all(ctx).items() if not key.startswith(BAGGAGE_PREFIX)}
+    return Context({**ctx, _BAGGAGE: theirs, _HELD: held})
 
 
 # --- scopes ----------------------------------------------------------------------------------------------------------
