@@ -134,18 +134,21 @@ def test_a_page_lives(browser: Browser, recorder: Recorder) -> None:
     browser.until_live()
     assert "Nothing has arrived yet" in browser.text()
     browser.run("window.same = 1")
-    recorder.call(agent="billing", organisation=org.name)
+    recorder.call(agent="accounts", organisation=org.name)
     org.store(recorder.spans())
-    browser.until(lambda: "billing" in browser.text(), "the first call did not appear")
+    browser.until(lambda: "accounts" in browser.text(), "the first call did not appear")
     assert browser.run("return window.same") == 1
+    bar = browser.driver.find_element(By.CSS_SELECTOR, ".plot .bar").rect
+    plot = browser.driver.find_element(By.CSS_SELECTOR, ".plot svg + svg").rect
+    assert bar["x"] + bar["width"] <= plot["x"] + plot["width"] + 1  # the newest bar is not cut off
 
-    browser.open(f"/agents/{agent_id(org.name, 'name', 'billing')}")
+    browser.open(f"/agents/{agent_id(org.name, 'name', 'accounts')}")
     browser.until_live()
     name = browser.driver.find_element(By.ID, "name")
     name.clear()
     name.send_keys("Half a na")
     for _ in range(3):
-        recorder.call(agent="billing", organisation=org.name)
+        recorder.call(agent="accounts", organisation=org.name)
         org.store(recorder.spans())
     browser.until(lambda: len(browser.all("tbody tr")) == 4, "the calls did not appear while typing")
     assert name.get_property("value") == "Half a na"

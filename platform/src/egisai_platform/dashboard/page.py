@@ -122,12 +122,13 @@ class Ask:
         page = self.reader.calls(self.organisation, Filter(), limit=1)
         return page.items[0].start_time if page.items else None
 
+    @cached_property
     def agents(self) -> Sequence[Agent]:
         """The agents to choose from in a form: the registry's first 500."""
         return self.reader.agents(self.organisation, Filter())[:500]
 
     def models(self) -> Sequence[str]:
-        return sorted({model for agent in self.agents() for model in agent.models})[:500]
+        return sorted({model for agent in self.agents for model in agent.models})[:500]
 
     def agent_name(self, agent_id: str) -> str:
         agent = self.reader.agent(self.organisation, agent_id, Filter())
@@ -151,14 +152,16 @@ def endpoint(view: View, *, since: str = "all") -> Callable[[Request], Response]
         try:
             return view(ask)
         except BadParameterError as error:
-            return trouble(request, 400, "That address does not work", str(error), ask.address.everything())
+            return trouble(
+                request, 400, "That address does not work", str(error), (ask.address.everything(), "Show everything")
+            )
         except StoreTooSlowError:
             problem = "That is more than the store can read in time. Look at a shorter one."
-            return trouble(request, 503, "Too much at once", problem, ask.address.ranged("1h"))
+            return trouble(request, 503, "Too much at once", problem, (ask.address.ranged("1h"), "Show the last hour"))
         except StoreError:
             log.exception("the store did not answer the dashboard")
             problem = "The store does not answer. The server's log says why; what was accepted is not lost."
-            return trouble(request, 503, "Not now", problem, ask.address.having())
+            return trouble(request, 503, "Not now", problem, (ask.address.having(), "Try again"))
 
     return answer
 
@@ -169,14 +172,14 @@ def begin(request: Request, since: str = "all") -> Ask | Response:
     if viewer is None:
         if "x-fragment" in request.headers:
             return finish(Response("Log in again.", 401, media_type="text/plain"))
-        target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        target = _quoted(request) + (f"?{request.url.query}" if request.url.query else "")
         login = Address("/login", {"next": target if request.method == "GET" and target != "/" else ""})
         return finish(RedirectResponse(login.having(), 303))
     address = Address(request.url.path, dict(request.query_params), since)
     organisations = tuple(viewer.organisations) or ("default",)
     wanted = address.get("organisation")
     if wanted and wanted not in organisations:
-        return trouble(request, 404, "Not found", "You cannot see an organisation of that name.", "/")
+        return trouble(request, 404, "Not found", "You cannot see an organisation of that name.")
     organisation = wanted or ("default" if "default" in organisations else organisations[0])
     return Ask(request, viewer, organisation, organisations, replace(address, path=_quoted(request)))
 
@@ -187,9 +190,11 @@ def render(ask: Ask, template: str, section: str, **context: Any) -> Response:
     return html(template, ask=ask, section=section, layout=layout, **context)
 
 
-def trouble(request: Request, status: int, title: str, problem: str, way_out: str = "/") -> Response:
-    """Return a page that says what is wrong and leads back."""
-    context = {"title": title, "problem": problem, "login": False, "next": way_out, "way_out": "Go on without it"}
+def trouble(
+    request: Request, status: int, title: str, problem: str, way_out: tuple[str, str] = ("/", "Go to the overview")
+) -> Response:
+    """Return a page that says what is wrong, with a link (address, words) that leads on."""
+    context = {"title": title, "problem": problem, "login": False, "way_out": way_out}
     return html("alone.html", status, theme=theme(request), **context)
 
 
@@ -211,5 +216,6 @@ def theme(request: Request) -> str:
 
 
 def _quoted(request: Request) -> str:
+    """Return the path as it was sent: decoded, a slash inside an id would be one between ids."""
     raw = request.scope.get("raw_path") or b""
     return raw.decode("ascii", "replace") or request.url.path

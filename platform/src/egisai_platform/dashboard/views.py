@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -33,7 +33,7 @@ def overview(ask: Ask) -> Response:
         newcomer=newcomer,
         base_url=str(ask.request.base_url).rstrip("/"),
         chart=charts.chart(stats.series, stats.bucket_s, ask.where.since, ask.where.until or ask.now),
-        agents=[] if newcomer else _busiest(ask)[:8],
+        agents=[] if newcomer else [agent for agent in _busiest(ask) if agent.totals.calls][:8],
         recent=[] if newcomer else ask.reader.calls(ask.organisation, ask.where, limit=8).items,
     )
 
@@ -46,7 +46,7 @@ def agent(ask: Ask) -> Response:
     agent_id = ask.request.path_params["agent_id"]
     found = ask.reader.agent(ask.organisation, agent_id, ask.where)
     if found is None:
-        return _missing(ask, "agent", ask.address.to("/agents"))
+        return _missing(ask, "agent")
     if found.id != agent_id:  # merged into another
         return finish(RedirectResponse(ask.address.agent(found.id), 303))
     where = Filter(agent_id=found.id, since=ask.where.since, until=ask.where.until)
@@ -64,21 +64,16 @@ def agent(ask: Ask) -> Response:
 
 
 def calls(ask: Ask) -> Response:
-    try:
-        found = ask.reader.calls(
-            ask.organisation, ask.where, limit=PAGE_ITEMS, cursor=ask.address.get("cursor") or None
-        )
-    except ValueError:
-        return _stale(ask)
-    return render(ask, "calls.html", "/calls", page=found)
+    found = _page(ask, ask.reader.calls)
+    return found if isinstance(found, Response) else render(ask, "calls.html", "/calls", page=found)
 
 
 def call(ask: Ask) -> Response:
     detail = ask.reader.call(ask.organisation, ask.request.path_params["trace_id"], ask.request.path_params["span_id"])
     if detail is None:
-        return _missing(ask, "call", ask.address.to("/calls"))
+        return _missing(ask, "call")
     attributes = [(name, written(value)) for name, value in sorted(detail.attributes.items()) if not is_message(name)]
-    events = [(str(event.get("name", "event")), written(event)) for event in detail.events]
+    events = [_event(event) for event in detail.events]
     resource = [(name, written(value)) for name, value in sorted(detail.resource.items())]
     return render(
         ask,
@@ -91,6 +86,11 @@ def call(ask: Ask) -> Response:
         tables=(("Attributes", attributes), ("Events", events), ("Resource", resource)),
         whole=ask.address.get("show") == "all",
     )
+
+
+def _event(event: Mapping[str, Any]) -> tuple[str, str]:
+    rest = {name: value for name, value in event.items() if name != "name"}
+    return str(event.get("name", "")), written(rest)
 
 
 def users(ask: Ask) -> Response:
@@ -108,7 +108,7 @@ def workflows(ask: Ask) -> Response:
 def workflow(ask: Ask) -> Response:
     found = ask.reader.workflow(ask.organisation, ask.request.path_params["workflow_id"])
     if found is None:
-        return _missing(ask, "workflow", ask.address.to("/workflows"))
+        return _missing(ask, "workflow")
     return render(ask, "workflow.html", "/workflows", group=found.group, picture=charts.lanes(found.calls))
 
 
@@ -118,21 +118,23 @@ def _busiest(ask: Ask) -> list[Agent]:
 
 
 def _groups(ask: Ask, noun: str, read: Callable[..., Page]) -> Response:
+    found = _page(ask, read)
+    return found if isinstance(found, Response) else render(ask, "groups.html", f"/{noun}s", noun=noun, page=found)
+
+
+def _page(ask: Ask, read: Callable[..., Page]) -> Page | Response:
+    where = ask.where
     try:
-        found = read(ask.organisation, ask.where, limit=PAGE_ITEMS, cursor=ask.address.get("cursor") or None)
-    except ValueError:
-        return _stale(ask)
-    return render(ask, "groups.html", f"/{noun}s", noun=noun, page=found)
+        return read(ask.organisation, where, limit=PAGE_ITEMS, cursor=ask.address.get("cursor") or None)
+    except ValueError:  # the cursor
+        problem = "This link to further results is no longer valid."
+        way_out = ask.address.without(), "Start from the newest"
+        return trouble(ask.request, 400, "That address does not work", problem, way_out)
 
 
-def _missing(ask: Ask, noun: str, way_out: str) -> Response:
+def _missing(ask: Ask, noun: str) -> Response:
     problem = f"There is no such {noun} in the organisation {ask.organisation}. It may be older than what is kept."
-    return trouble(ask.request, 404, "Not found", problem, way_out)
-
-
-def _stale(ask: Ask) -> Response:
-    problem = "This link to further results is no longer valid."
-    return trouble(ask.request, 400, "That address does not work", problem, ask.address.without())
+    return trouble(ask.request, 404, "Not found", problem, (ask.address.to(f"/{noun}s"), f"Show all {noun}s"))
 
 
 # --- operators' decisions --------------------------------------------------------------------------------------
@@ -150,7 +152,7 @@ async def change_agent(request: Request) -> Response:
     if isinstance(ask, Response):
         return ask
     agent_id: str = request.path_params["agent_id"]
-    back = ask.address.agent(agent_id)
+    back = ask.address.agent(agent_id), "Back to the agent"
     if not ask.operates:
         return trouble(
             request, 403, "Not allowed", "Only an admin key or the operator's login may change agents.", back
