@@ -163,7 +163,8 @@ class Contender:
 
     def measure(self, task: str, n: int) -> float:
         """Microseconds per call."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.write(f"{task} {n}\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
