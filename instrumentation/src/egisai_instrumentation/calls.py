@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
-from opentelemetry import trace
+from opentelemetry import baggage, trace
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
@@ -46,40 +46,66 @@ class Destination(NamedTuple):
     port: int
 
 
+_NO_CALL: Final = Endpoint("", lambda _: {}, lambda _: None, lambda _: {})
+
+
 class Call:
     """One LLM call. It may be ended many times and from any thread: the first time counts."""
 
-    __slots__ = ("_ended", "_first_ns", "_outer", "_pending", "_span", "_started_ns", "context", "endpoint", "fold")
+    __slots__ = (
+        "_first_ns",
+        "_outer",
+        "_parsing",
+        "_pending",
+        "_span",
+        "_started_ns",
+        "context",
+        "endpoint",
+        "fold",
+        "in_flight",
+    )
 
     def __init__(self, endpoint: Endpoint, outer: Context) -> None:
         self.endpoint = endpoint
         self.context = outer
         self.fold: Fold | None = None
+        self.in_flight = False
         self._outer = outer
+        self._parsing: object = None
         self._span: Span | None = None  # None: nobody records, or another instrumentor's span stands for this call
         self._pending: Future[Attributes] | None = None
         self._started_ns = time.perf_counter_ns()
         self._first_ns = 0
-        self._ended = False
 
     # --- in flight -------------------------------------------------------------------------------------------------
 
     def enter(self) -> None:
         """Hold the call in the context: the request goes out."""
+        self.in_flight = True
         attach(self.context)
 
     def leave(self) -> None:
         """The request is answered: the caller's context is back. In another context, nothing is touched."""
+        self.in_flight = False
         held = held_in(get_current())
         if held is not None and held.call is self:
             attach(self._outer)
+
+    def noting(self, parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """`parse`, which makes the caller's own type of a response: where it fails, the response was billed."""
+
+        def parse_noted(response: Any) -> Any:
+            self._parsing = response
+            return parse(response)
+
+        return parse_noted
 
     # --- streaming -------------------------------------------------------------------------------------------------
 
     @property
     def recording(self) -> bool:
         """Whether there is a span of ours that still wants to know."""
-        return self._span is not None and not self._ended
+        return self._span is not None
 
     def folding(self) -> Fold | None:
         """What a stream is folded into; None where the endpoint does not stream."""
@@ -117,34 +143,51 @@ class Call:
         if not isinstance(exc, Exception):
             self.abandon(exc)
             return
-        attributes: Attributes = {semconv.ERROR_TYPE: _name_of(exc)}
+        attributes: Attributes = {}
+        if self._parsing is not None and self.recording:
+            with _READING_RESPONSE:
+                attributes = self.endpoint.read_response(self._parsing)
+        attributes[semconv.ERROR_TYPE] = _name_of(exc)
         status = getattr(exc, "status_code", None)
         if isinstance(status, int):
             attributes[semconv.HTTP_STATUS] = status
         self._end(attributes, exc)
 
     def _end(self, attributes: Attributes, exc: Exception | None = None) -> None:
-        span = self._span
-        if span is None or self._ended:
+        span, self._span = self._span, None  # one step under the interpreter's lock: one of two threads gets it
+        if span is None:
             return
-        self._ended = True
         with _ENDING:
-            if self.fold is not None:
-                with _READING_RESPONSE:
-                    attributes = {**self.fold.attributes(), **attributes}
-                if self._first_ns:
-                    attributes[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = (self._first_ns - self._started_ns) / 1e9
-            if attributes:
-                span.set_attributes(attributes)
-            if exc is not None:
-                span.set_status(StatusCode.ERROR, str(exc)[:_MAX_MESSAGE_CHARS])
-            elif semconv.ERROR_TYPE in attributes and semconv.CALL_COMPLETE not in attributes:
-                span.set_status(StatusCode.ERROR, attributes[semconv.ERROR_TYPE])  # an error that came as a response
+            self._describe_end(span, attributes, exc)
+        with _ENDING:
             if self._pending is None:
                 span.end()
             else:
                 end_ns = time.time_ns()
                 self._pending.add_done_callback(lambda agent: _end_late(span, agent, end_ns))
+
+    def _describe_end(self, span: Span, attributes: Attributes, exc: Exception | None) -> None:
+        if self.fold is not None:
+            with _READING_RESPONSE:
+                attributes = {**self.fold.attributes(), **attributes}
+            if self._first_ns:
+                attributes[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = (self._first_ns - self._started_ns) / 1e9
+        if attributes:
+            span.set_attributes(attributes)
+        if exc is not None:
+            span.set_status(StatusCode.ERROR, str(exc)[:_MAX_MESSAGE_CHARS])
+        elif semconv.ERROR_TYPE in attributes and semconv.CALL_COMPLETE not in attributes:
+            span.set_status(StatusCode.ERROR, attributes[semconv.ERROR_TYPE])  # an error that came as a response
+
+
+def aside() -> Call | None:
+    """A request that is no call of an LLM, such as one for the list of models: only our baggage is kept out of it."""
+    outer = get_current()
+    if not baggage.get_all(outer) or _in_flight(held_in(outer)):
+        return None
+    call = Call(_NO_CALL, outer)
+    call.context = hold(outer, Held(facts_of(outer), None, call))
+    return call
 
 
 def begin(
@@ -160,7 +203,8 @@ def begin(
         covered: Whether another instrumentor, nearer to the wire, is going to make a span for this call.
     """
     outer = get_current()
-    if held_in(outer) is not None or not is_instrumentation_enabled():
+    held = held_in(outer)
+    if _in_flight(held) or not is_instrumentation_enabled():
         return None
     call = Call(endpoint, outer)
     request: Attributes = {
@@ -178,8 +222,8 @@ def begin(
 
     around = trace.get_current_span(outer)
     theirs = attribution.attributes_of_span(around)
-    if theirs and around.is_recording() and semconv.is_call(theirs):  # another instrumentor's span is the call's
-        around.set_attributes({**{name: value for name, value in request.items() if name not in theirs}, **who})
+    if held is None and theirs and around.is_recording() and _stands_for(theirs, endpoint):
+        _attribute(around, theirs, request, who, call._pending)  # pyright: ignore[reportPrivateUsage]
         call.context = hold(outer, Held(facts, who, call))
     elif covered:
         call.context = hold(outer, Held(facts, who, call, request))
@@ -195,6 +239,30 @@ def begin(
         if span.is_recording():
             call._span = span  # pyright: ignore[reportPrivateUsage] - `begin` is its constructor
     return call
+
+
+def _in_flight(held: Held | None) -> bool:
+    """Whether a call is in flight. What was started meanwhile and lives on, such as a pool's worker, is in none."""
+    return held is not None and cast(Call, held.call).in_flight
+
+
+def _stands_for(theirs: Mapping[str, Any], endpoint: Endpoint) -> bool:
+    """Whether the span around, with these attributes, is another instrumentor's for this very call."""
+    if endpoint.operation == "embeddings" and theirs.get(semconv.OPERATION, "embeddings") != "embeddings":
+        return False  # a step of a chat that looks something up
+    return semconv.is_call(theirs)
+
+
+def _attribute(
+    span: Span, theirs: Mapping[str, Any], request: Attributes, who: Attributes, pending: Future[Attributes] | None
+) -> None:
+    """Complete another instrumentor's span."""
+    attributes: Attributes = {**{name: value for name, value in request.items() if name not in theirs}, **who}
+    if semconv.AGENT_ID in who and semconv.AGENT_NAME not in who and semconv.AGENT_NAME in theirs:
+        attributes[semconv.AGENT_NAME] = who[semconv.AGENT_ID]  # never another agent's name beside this id
+    span.set_attributes(attributes)
+    if pending is not None:
+        pending.add_done_callback(lambda agent: _attribute_late(span, agent))
 
 
 def _who(call: Call, outer: Context, facts: Facts, body: Mapping[str, Any]) -> Attributes:
@@ -239,6 +307,12 @@ def _end_late(span: Span, agent: Future[Attributes], end_ns: int) -> None:
             span.set_attributes(agent.result())
         finally:
             span.end(end_ns)
+
+
+def _attribute_late(span: Span, agent: Future[Attributes]) -> None:
+    with _ENDING:
+        if span.is_recording():
+            span.set_attributes(agent.result())
 
 
 def _name_of(exc: BaseException) -> str:

@@ -11,12 +11,14 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.trace import ProxyTracerProvider, Tracer, TracerProvider
 
 from egisai import runtime
+from egisai.guard import Guard
 
 from . import background, openai
 from .patching import Patches
 
 INTEGRATIONS: Final = (openai.INTEGRATION,)
 
+_ATTACHING: Final = Guard("attaching to the tracer provider")
 _DRAIN_S: Final = 1.0  # for agents still being worked out at exit
 
 
@@ -42,7 +44,8 @@ class EgisInstrumentor(BaseInstrumentor):
         self._patches = Patches(self._get_tracer)
         for integration in INTEGRATIONS:
             self._patches.apply(integration)
-        self._get_tracer()
+        with _ATTACHING:
+            self._get_tracer()
 
     def _uninstrument(self, **kwargs: Any) -> None:  # noqa: ARG002 - the interface's
         if self._patches is not None:

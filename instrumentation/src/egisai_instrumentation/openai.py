@@ -170,16 +170,18 @@ def _chat_response(completion: Any) -> Attributes:
 class _ChatFold:
     """Chat completion chunks: id and model in each, a finish reason per choice, usage at the end."""
 
-    __slots__ = ("_first", "_reasons", "_usage", "usage_asked")
+    __slots__ = ("_first", "_id", "_reasons", "_usage", "usage_asked")
 
     def __init__(self) -> None:
         self.usage_asked = False
+        self._id: Any = None
         self._first: Any = None
         self._reasons: dict[int, str] = {}
         self._usage: Any = None
 
     def feed(self, chunk: Any) -> bool:
-        if self._first is None:
+        if not self._id:  # Azure opens with its verdict on the prompt, which has neither id nor model
+            self._id = chunk.id
             self._first = chunk
         usage = chunk.usage
         if usage is not None:
@@ -191,14 +193,15 @@ class _ChatFold:
                     self._reasons[choice.index] = choice.finish_reason
         if not self.usage_asked:
             return False
-        chunk.__dict__["usage"] = None
-        chunk.__pydantic_fields_set__.discard("usage")
-        return not choices and usage is not None
+        if usage is None:
+            chunk.__pydantic_fields_set__.discard("usage")
+            return False
+        return not choices  # usage beside choices is what some servers send unasked: the caller's to see
 
     def attributes(self) -> Attributes:
         attributes: Attributes = {}
         if self._first is not None:
-            _put(attributes, semconv.RESPONSE_ID, self._first.id)
+            _put(attributes, semconv.RESPONSE_ID, self._id)
             _put(attributes, semconv.RESPONSE_MODEL, self._first.model)
         if self._reasons:
             attributes[semconv.RESPONSE_FINISH_REASONS] = [self._reasons[index] for index in sorted(self._reasons)]
@@ -212,6 +215,20 @@ def _usage_on_request(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if "include_usage" in options:  # the caller's own choice, either way
         return None
     return {**body, "stream_options": {**options, "include_usage": True}}
+
+
+_CALLS_TO_CLIENT: Final = frozenset(
+    {
+        "function_call",
+        "custom_tool_call",
+        "computer_call",
+        "local_shell_call",
+        "shell_call",
+        "apply_patch_call",
+        "mcp_approval_request",
+    }
+)
+"""Output items that wait for the client. Other calls, such as a web search, the provider has made itself."""
 
 
 def _responses_response(response: Any) -> Attributes:
@@ -228,7 +245,7 @@ def _responses_response(response: Any) -> Attributes:
             _put(attributes, semconv.USAGE_REASONING_TOKENS, getattr(details, "reasoning_tokens", None))
     status = response.status
     if status == "completed":
-        called = any(str(item.type).endswith("_call") for item in response.output or ())
+        called = any(item.type in _CALLS_TO_CLIENT for item in response.output or ())
         attributes[semconv.RESPONSE_FINISH_REASONS] = ["tool_calls" if called else "stop"]
     elif status == "incomplete":
         reason = getattr(response.incomplete_details, "reason", None)

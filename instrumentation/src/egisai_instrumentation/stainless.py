@@ -13,12 +13,13 @@ streamed or raw. What it returns is the SDK's own object and stays so: a stream'
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
 import json
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -27,7 +28,7 @@ from opentelemetry.trace import Tracer
 
 from egisai.guard import Guard
 
-from .calls import Call, Destination, begin
+from .calls import Call, Destination, aside, begin
 from .integration import Endpoint, Integration
 
 _BEGINNING: Final = Guard("beginning a call")
@@ -36,6 +37,7 @@ _READING_CHUNK: Final = Guard("reading a chunk")
 
 _RAW_HEADER: Final = "X-Stainless-Raw-Response"
 _MAX_REFUSING: Final = 1000
+_MAX_COPIED_BYTES: Final = 4_000_000  # of a response that the caller reads as bytes; of a longer one no usage is known
 
 Request = Callable[..., Any]
 
@@ -60,12 +62,14 @@ def follow(integration: Integration, original: Request, tracer: Callable[[], Tra
                 return await original(self, cast_to, options, *args, **kwargs)
             call.enter()
             try:
-                try:
-                    result = await original(self, cast_to, sent, *args, **kwargs)
-                except Exception as exc:
-                    if sent is options or not start.usage_refused(self, call, exc):
-                        raise
-                    result = await original(self, cast_to, options, *args, **kwargs)
+                while True:
+                    try:
+                        result = await original(self, cast_to, sent, *args, **kwargs)
+                        break
+                    except Exception as exc:
+                        if not start.usage_refused(self, call, exc):
+                            raise
+                    sent = options
             except BaseException as exc:
                 call.fail(exc)
                 raise
@@ -83,12 +87,14 @@ def follow(integration: Integration, original: Request, tracer: Callable[[], Tra
             return original(self, cast_to, options, *args, **kwargs)
         call.enter()
         try:
-            try:
-                result = original(self, cast_to, sent, *args, **kwargs)
-            except Exception as exc:
-                if sent is options or not start.usage_refused(self, call, exc):
-                    raise
-                result = original(self, cast_to, options, *args, **kwargs)
+            while True:
+                try:
+                    result = original(self, cast_to, sent, *args, **kwargs)
+                    break
+                except Exception as exc:
+                    if not start.usage_refused(self, call, exc):
+                        raise
+                sent = options
         except BaseException as exc:
             call.fail(exc)
             raise
@@ -118,10 +124,14 @@ class _Start:
             if endpoint is not None and tracer is not None and isinstance(body, Mapping) and options.method == "post":
                 destination = self._destination(client)
                 asked = cast("Mapping[str, Any]", body)
+                if options.extra_json:  # the caller's `extra_body`, which the SDK merges later on
+                    asked = {**asked, **options.extra_json}
                 call = begin(tracer, endpoint, asked, destination, covered=self._covered)
                 if call is not None and call.recording:
-                    return call, self._asking_for_usage(call, endpoint, destination, options)
+                    return call, self._sent(call, endpoint, destination, options)
                 return call, options
+            if tracer is not None:
+                return aside(), options
         return None, options
 
     def _destination(self, client: Any) -> Destination:
@@ -138,31 +148,47 @@ class _Start:
 
     # --- usage of streams, which some providers report only on request ---------------------------------------------
 
-    def _asking_for_usage(self, call: Call, endpoint: Endpoint, destination: Destination, options: Any) -> Any:
+    def _sent(self, call: Call, endpoint: Endpoint, destination: Destination, options: Any) -> Any:
+        """What to send: the caller's options, or a copy that tells us more."""
         body = options.json_data
-        if not body.get("stream") or endpoint.usage_on_request is None or destination in self._refusing:
-            return options
-        headers = options.headers
-        if isinstance(headers, Mapping) and _RAW_HEADER in headers:
-            return options  # the caller may read the bytes, and would see what it did not ask for
-        asking = endpoint.usage_on_request(body)
+        if body.get("stream"):
+            asking = self._asking_for_usage(call, endpoint, destination, options)
+            if asking is not None:
+                sent = copy.copy(options)
+                sent.json_data = asking
+                return sent
+        elif callable(parse := getattr(options, "post_parser", None)):
+            sent = copy.copy(options)
+            sent.post_parser = call.noting(parse)
+            return sent
+        return options
+
+    def _asking_for_usage(
+        self, call: Call, endpoint: Endpoint, destination: Destination, options: Any
+    ) -> Mapping[str, Any] | None:
+        if endpoint.usage_on_request is None or destination in self._refusing:
+            return None
+        if options.headers and _RAW_HEADER in options.headers:
+            return None  # the caller may read the bytes, and would see what it did not ask for
+        if options.extra_json and "stream_options" in options.extra_json:
+            return None
+        asking = endpoint.usage_on_request(options.json_data)
         fold = call.folding()
-        if asking is None or fold is None:
-            return options
-        fold.usage_asked = True
-        sent = copy.copy(options)
-        sent.json_data = asking
-        return sent
+        if asking is not None and fold is not None:
+            fold.usage_asked = True
+        return asking
 
     def usage_refused(self, client: Any, call: Call, exc: Exception) -> bool:
         """Whether the server refused the request only because we asked for usage: then it is not asked again."""
-        if getattr(exc, "status_code", None) not in (400, 422) or "stream_options" not in str(exc):
+        if call.fold is None or not call.fold.usage_asked or getattr(exc, "status_code", None) not in (400, 422):
             return False
-        if len(self._refusing) < _MAX_REFUSING:
-            self._refusing.add(self._destination(client))
-        if call.fold is not None:
-            call.fold.usage_asked = False
-        return True
+        with _BEGINNING:
+            if "stream_options" in str(exc):
+                if len(self._refusing) < _MAX_REFUSING:
+                    self._refusing.add(self._destination(client))
+                call.fold.usage_asked = False
+                return True
+        return False
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
@@ -173,6 +199,8 @@ def _settle(call: Call, result: Any) -> None:
     if call.recording:
         with _SETTLING:
             _shape_of(type(result))(call, result)  # pyright: ignore[reportUnknownArgumentType]
+            return
+        call.finish()
 
 
 def _follow_stream(call: Call, stream: Any) -> None:
@@ -180,50 +208,138 @@ def _follow_stream(call: Call, stream: Any) -> None:
     if fold is None:
         call.finish()
         return
-    listen = _AsyncListener if hasattr(type(stream), "__anext__") else _Listener
+    listen = _AsyncListener if hasattr(stream, "__anext__") else _Listener
     listener = stream._iterator = listen(call, fold.feed, stream._iterator)
-    _before_close(stream.response, listener.closed)
+    _before_close(stream.response, weakref.ref(listener))
 
 
 def _follow_raw(call: Call, raw: Any) -> None:
-    _settle(call, raw.parse())  # cached: the caller's own `parse()` returns this very object
+    parsed: Any = None
+    if not callable(getattr(raw._options, "post_parser", None)):  # into the caller's own types: when it asks for them
+        with contextlib.suppress(Exception):  # the caller's to meet, when it parses
+            parsed = raw.parse()  # cached: the caller's own `parse()` returns this very object
+    if parsed is None:
+        _respond_with(call, raw.http_response.content)
+    else:
+        _settle(call, parsed)
 
 
 def _follow_lazy(call: Call, lazy: Any) -> None:
-    parse = lazy.parse
+    response = lazy.http_response
+    copied = _Copied(call, response)
+    parse, close = lazy.parse, lazy.close
+
+    def parsed(result: Any) -> Any:
+        if hasattr(result, "__stream__"):
+            copied.stop()
+            _settle(call, result)
+        return result  # anything else is read again when the response is closed, whatever type it was parsed to
 
     if inspect.iscoroutinefunction(parse):
 
+        @functools.wraps(parse)
         async def parse_async(*args: Any, **kwargs: Any) -> Any:
-            parsed = await parse(*args, **kwargs)
-            _settle(call, parsed)
-            return parsed
+            try:
+                result = await parse(*args, **kwargs)
+            except BaseException as exc:
+                call.fail(exc)
+                raise
+            return parsed(result)
 
         lazy.parse = parse_async
     else:
 
+        @functools.wraps(parse)
         def parse_sync(*args: Any, **kwargs: Any) -> Any:
-            parsed = parse(*args, **kwargs)
-            _settle(call, parsed)
-            return parsed
+            try:
+                result = parse(*args, **kwargs)
+            except BaseException as exc:
+                call.fail(exc)
+                raise
+            return parsed(result)
 
         lazy.parse = parse_sync
 
-    def closed() -> None:
-        content = getattr(lazy.http_response, "_content", None)
-        if call.fold is not None or not content:
-            call.finish()
-        else:  # read as bytes, text or JSON, and never parsed
-            call.respond(json.loads(content, object_hook=_Loose))
-
-    close = lazy.close
-
+    @functools.wraps(close)
     def close_and_end() -> Any:
-        with _SETTLING:
-            closed()
+        if call.recording:
+            with _SETTLING:
+                copied.end()
         return close()
 
     lazy.close = close_and_end
+
+
+class _Copied:
+    """The bytes of a response that the caller reads as bytes, text, lines or JSON."""
+
+    def __init__(self, call: Call, response: Any) -> None:
+        self._call = call
+        self._response = response
+        self._bytes = bytearray()
+        self._is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
+        self._is_started = False
+        name = "aiter_bytes" if hasattr(response.stream, "__aiter__") else "iter_bytes"
+        read = getattr(response, name)
+        if name == "iter_bytes":
+
+            @functools.wraps(read)
+            def iter_bytes(*args: Any, **kwargs: Any) -> Iterator[bytes]:
+                for chunk in read(*args, **kwargs):
+                    self._keep(chunk)
+                    yield chunk
+
+            response.iter_bytes = iter_bytes
+        else:
+
+            @functools.wraps(read)
+            async def aiter_bytes(*args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
+                async for chunk in read(*args, **kwargs):
+                    self._keep(chunk)
+                    yield chunk
+
+            response.aiter_bytes = aiter_bytes
+        self._name = name
+
+    def _keep(self, chunk: bytes) -> None:
+        if not self._is_started:
+            self._is_started = True
+            if self._is_stream:
+                self._call.first_chunk()
+        if len(self._bytes) <= _MAX_COPIED_BYTES:
+            self._bytes += chunk
+
+    def stop(self) -> None:
+        """Copy nothing more: somebody else follows the response."""
+        self._response.__dict__.pop(self._name, None)
+
+    def end(self) -> None:
+        """End the call with what was read; incomplete where that was not all."""
+        self.stop()
+        fits = len(self._bytes) <= _MAX_COPIED_BYTES
+        fold = self._call.folding() if self._is_stream and self._is_started else None
+        if fold is not None and fits:
+            for line in self._bytes.splitlines():
+                if line.startswith(b"data:") and line.endswith(b"}"):
+                    fold.feed(json.loads(line[5:], object_hook=_Loose))
+        if not self._response.is_closed:
+            self._call.abandon()
+        elif fold is None and fits:
+            _respond_with(self._call, bytes(self._bytes))
+        else:
+            self._call.finish()
+
+
+def _respond_with(call: Call, content: bytes) -> None:
+    """End with a response as it came over the wire."""
+    try:
+        response = json.loads(content, object_hook=_Loose)
+    except ValueError:
+        response = None
+    if isinstance(response, _Loose):
+        call.respond(response)
+    else:
+        call.finish()
 
 
 class _Loose(SimpleNamespace):
@@ -234,6 +350,10 @@ class _Loose(SimpleNamespace):
 
     def __getattr__(self, name: str) -> None:
         return None
+
+
+def _finish(call: Call, _: Any) -> None:
+    call.finish()
 
 
 Follow = Callable[[Call, Any], None]
@@ -247,30 +367,38 @@ def _shape_of(kind: type[Any]) -> Follow:
             shape = _follow_stream
         elif hasattr(kind, "http_request") and hasattr(kind, "parse"):
             shape = _follow_lazy if hasattr(kind, "read") else _follow_raw  # pyright: ignore[reportUnknownArgumentType]
-        else:
+        elif hasattr(kind, "model_fields"):
             shape = Call.respond
+        else:  # text, where the server did not answer with JSON; or what else the caller asked to have it cast to
+            shape = _finish
         if len(_shapes) < 1000:  # one per response model; generic models make new classes
             _shapes[kind] = shape
     return shape
 
 
-def _before_close(response: Any, notice: Callable[[], None]) -> None:
-    for name in ("close", "aclose"):
-        close = getattr(response, name, None)
-        if close is not None:
+def _before_close(response: Any, listener: Callable[[], _Listening | None]) -> None:
+    """Tell the listener before the response is closed; once, and leave nothing on the response afterwards."""
+    names = [name for name in ("close", "aclose") if hasattr(response, name)]
+    for name in names:
+        close = getattr(response, name)
 
-            def noticed(close: Callable[[], Any] = close) -> Any:
+        @functools.wraps(close)
+        def noticed(close: Callable[[], Any] = close) -> Any:
+            for name in names:
+                response.__dict__.pop(name, None)
+            listening = listener()  # weak: whoever holds the response does not hold the stream
+            if listening is not None:
                 with _SETTLING:
-                    notice()
-                return close()
+                    listening.closed()
+            return close()
 
-            setattr(response, name, noticed)
+        setattr(response, name, noticed)
 
 
 class _Listening:
     """The iterator inside a stream, listened to."""
 
-    __slots__ = ("_call", "_feed", "_fresh", "_inner", "_next", "_running")
+    __slots__ = ("__weakref__", "_call", "_feed", "_fresh", "_inner", "_next", "_running")
 
     def __init__(self, call: Call, feed: Callable[[Any], bool | None], inner: Any) -> None:
         self._call = call

@@ -1,0 +1,40 @@
+"""A client in each of its kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from provider import Provider
+from tests.instrumentation.forms import APIS, Caller
+
+
+@pytest.fixture(params=["sync", "async"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=APIS)
+def api(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def make_caller(kind: str, server: Provider) -> Iterator[Callable[..., Caller]]:
+    """Makes callers of this kind, with client options, and closes them."""
+    made: list[Caller] = []
+
+    def make(**options: Any) -> Caller:
+        made.append(Caller(kind, server, **options))
+        return made[-1]
+
+    yield make
+    for caller in made:
+        caller.close()
+
+
+@pytest.fixture
+def caller(make_caller: Callable[..., Caller]) -> Caller:
+    return make_caller()
