@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from contextlib import aclosing
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
 from egisai.identity import agent_id
 from egisai_platform import filters, otlp, sql
 from egisai_platform.events import Events
+from egisai_platform.ingest import Writer
 from egisai_platform.metadata import Metadata
+from egisai_platform.metrics import Metrics
 from egisai_platform.prices import cost_usd
 from egisai_platform.registry import MergeRefusedError, Registry, Sighting, UnknownAgentError
+from egisai_platform.store import StoreError
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 
@@ -153,6 +158,43 @@ def test_events_forget_who_left():
 
     asyncio.run(watch())
     events.publish("acme", 1)  # its loop is closed by now
+
+
+# --- the writer ---------------------------------------------------------------------------------------------------
+class Picky:
+    """A store that takes no rows of one organisation; a real one cannot be made to."""
+
+    def __init__(self):
+        self.stored = []
+        self.entered, self.go_on = threading.Event(), threading.Event()
+
+    def insert(self, rows):
+        self.entered.set()
+        assert self.go_on.wait(10)
+        if any(row.organisation == "bad" for row in rows):
+            raise KeyError("a bug")
+        self.stored.append([row.organisation for row in rows])
+
+
+def test_one_request_does_not_fail_its_group(registry, recorder, caplog):
+    """A group that cannot be stored is tried request by request; the writer goes on, and its last act is to finish."""
+    store = Picky()
+    writer = Writer(store, registry, Events(), Metrics())
+    body = encode_spans([*(recorder.call() or recorder.spans())]).SerializeToString()
+    batches = [
+        otlp.decode(body, organisation, now_ns=time.time_ns(), retention_days=1) for organisation in ("a", "bad", "b")
+    ]
+    first = writer.submit(batches[0])
+    assert store.entered.wait(10)
+    futures = [writer.submit(batch) for batch in batches]
+    store.go_on.set()
+    assert first.result(10) is None
+    assert [isinstance(future.exception(10), StoreError) for future in futures] == [False, True, False]
+    last = writer.submit(batches[2])
+    writer.close()
+    assert last.done()
+    assert store.stored == [["a"], ["a"], ["b"], ["b"]]
+    assert "KeyError" in caplog.text
 
 
 # --- the registry ------------------------------------------------------------------------------------------------

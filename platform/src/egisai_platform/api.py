@@ -20,7 +20,7 @@ from egisai.identity import is_uuid
 from egisai_platform import filters, ingest, sql
 from egisai_platform.auth import Key, Scope, bearer, current_viewer
 from egisai_platform.filters import Asked
-from egisai_platform.model import Agent, Call, CallDetail, Group, Stats, Workflow
+from egisai_platform.model import Agent, Call, CallDetail, Filter, Group, Stats, Workflow
 from egisai_platform.registry import MAX_TEXT, Sighting
 from egisai_platform.store import StoreError
 
@@ -82,8 +82,8 @@ def _key(request: Request, scope: Scope) -> Key:
     return key
 
 
-def _reading(request: Request, asked: Asked) -> str:
-    """The organisation that this request may read, and reads."""
+def _reading(request: Request, wanted: str | None) -> str:
+    """The organisation that this request may read, and reads; `wanted` chooses among several."""
     if bearer(request) or "authorization" in request.headers:
         organisations: Sequence[str] = [_key(request, "read").organisation]
     else:
@@ -91,15 +91,15 @@ def _reading(request: Request, asked: Asked) -> str:
         if viewer is None:
             raise ProblemError(401, "a valid key is required: Authorization: Bearer egis_live_...")
         organisations = viewer.organisations
-    if asked.organisation is None:
+    if wanted is None:
         if len(organisations) != 1:
             raise ProblemError(
                 400, f"this session sees {len(organisations)} organisations: say which with ?organisation="
             )
         return organisations[0]
-    if asked.organisation not in organisations:
+    if wanted not in organisations:
         raise ProblemError(403, "this key or session does not see that organisation")
-    return asked.organisation
+    return wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +118,8 @@ class _Ask:
 
     def __call__(self, request: Request) -> Question:
         # The key is judged first: a stranger learns nothing from us, not even which parameters there are.
-        organisation = request.query_params.get("organisation")
-        nothing = filters.parse((), ())
-        allowed = _reading(request, Asked(nothing.where, nothing.limit, None, organisation))
-        return Question(allowed, filters.parse(request.query_params.multi_items(), self._names))
+        organisation = _reading(request, request.query_params.get("organisation"))
+        return Question(organisation, filters.parse(request.query_params.multi_items(), self._names))
 
     @property
     def docs(self) -> dict[str, Any]:
@@ -264,8 +262,8 @@ def unmerge_agent(request: Request, agent_id: str, key: Admin) -> Agent:
 
 
 def _agent_now(request: Request, key: Key, agent_id: str) -> Agent:
-    now = filters.parse((), ()).where
-    return _found(_platform(request).reader.agent(key.organisation, agent_id, now), f"there is no agent {agent_id}")
+    found = _platform(request).reader.agent(key.organisation, agent_id, Filter())
+    return _found(found, f"there is no agent {agent_id}")
 
 
 # --- announcements ---------------------------------------------------------------------------------------------------

@@ -43,12 +43,11 @@ class BadParameterError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A checked query string."""
+    """A checked query string, but for `organisation`, which is judged where it is known who asks."""
 
     where: Filter
     limit: int
     cursor: str | None
-    organisation: str | None
 
 
 def parse(items: Iterable[tuple[str, str]], allowed: tuple[str, ...], now: datetime | None = None) -> Asked:
@@ -82,7 +81,6 @@ def parse(items: Iterable[tuple[str, str]], allowed: tuple[str, ...], now: datet
         ),
         limit=_limit(values.get("limit", str(DEFAULT_LIMIT))),
         cursor=values.get("cursor"),
-        organisation=values.get("organisation"),
     )
 
 

@@ -12,10 +12,9 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
@@ -24,7 +23,7 @@ from starlette.responses import Response
 
 from egisai_platform import otlp
 from egisai_platform.auth import bearer
-from egisai_platform.store import Store, StoreError
+from egisai_platform.store import StoreError
 
 if TYPE_CHECKING:
     from egisai_platform.app import Platform
@@ -67,41 +66,50 @@ class Budget:
         self._max_bytes = max_bytes
         self.held_bytes = 0
 
-    @contextmanager
-    def share(self) -> Generator[Share, None, None]:
-        """What one request takes of the budget, given back when its block ends."""
-        share = Share(self)
-        try:
-            yield share
-        finally:
-            self._move(-share.bytes)
-
-    def _move(self, n_bytes: int) -> bool:
+    def take(self, n_bytes: int) -> bool:
+        """Takes bytes of the budget, or none of them when there are not so many left."""
         with self._lock:
-            if n_bytes > 0 and self.held_bytes + n_bytes > self._max_bytes:
+            if self.held_bytes + n_bytes > self._max_bytes:
                 return False
             self.held_bytes += n_bytes
             return True
 
+    def give_back(self, n_bytes: int) -> None:
+        """Undoes `take`."""
+        with self._lock:
+            self.held_bytes -= n_bytes
+
 
 class Share:
-    """One request's part of the budget."""
+    """One request's part of the budget, given back when its block ends."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
-        self.bytes = 0
+        self._bytes = 0
+
+    def __enter__(self) -> Share:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._budget.give_back(self._bytes)
 
     def take(self, n_bytes: int) -> None:
         """Takes more. Raises RefusedError when there is no more to take."""
-        if not self._budget._move(n_bytes):  # pyright: ignore[reportPrivateUsage]
+        if not self._budget.take(n_bytes):
             raise RefusedError(503, "the platform has too much to store at the moment: send this again later")
-        self.bytes += n_bytes
+        self._bytes += n_bytes
+
+
+class Sink(Protocol):
+    """Where rows go: `store.Store`."""
+
+    def insert(self, rows: Sequence[otlp.SpanRow]) -> None: ...
 
 
 class Writer:
     """The one thread that inserts."""
 
-    def __init__(self, store: Store, registry: Registry, events: Events, metrics: Metrics) -> None:
+    def __init__(self, store: Sink, registry: Registry, events: Events, metrics: Metrics) -> None:
         self._store = store
         self._registry = registry
         self._events = events
@@ -202,18 +210,18 @@ async def receive(request: Request) -> Response:
     """`POST /v1/traces`."""
     platform: Platform = request.app.state.platform
     try:
-        with platform.budget.share() as share:
+        with Share(platform.budget) as share:
             reply = await _store_request(request, platform, share)
-        platform.metrics.add("egisai_ingest_requests_total", status=200)
+        platform.metrics.add("egisai_ingest_requests_total", label=200)
     except ClientDisconnect:
-        platform.metrics.add("egisai_ingest_requests_total", status=499)
+        platform.metrics.add("egisai_ingest_requests_total", label=499)
         return Response(status_code=400)
     except SQLAlchemyError as error:
         log.error("the metadata database did not answer: %s", error)
-        platform.metrics.add("egisai_ingest_requests_total", status=503)
+        platform.metrics.add("egisai_ingest_requests_total", label=503)
         return refused(RefusedError(503, "the metadata database does not answer: send this again later"))
     except RefusedError as refusal:
-        platform.metrics.add("egisai_ingest_requests_total", status=refusal.status)
+        platform.metrics.add("egisai_ingest_requests_total", label=refusal.status)
         return refused(refusal)
     return Response(reply, media_type=_PROTOBUF)
 
@@ -268,7 +276,7 @@ async def _store_request(request: Request, platform: Platform, share: Share) -> 
         except StoreError as error:
             raise RefusedError(503, "the spans could not be stored: send them again later") from error
     for reason, count in batch.refused.items():
-        platform.metrics.add("egisai_ingest_spans_refused_total", count, reason=reason)
+        platform.metrics.add("egisai_ingest_spans_refused_total", count, label=reason)
     return otlp.response(sum(batch.refused.values()), batch.message)
 
 

@@ -21,7 +21,6 @@ from egisai_platform.model import Agent, Call, CallDetail, Filter, Group, Page, 
 from egisai_platform.registry import Names, Registry
 from egisai_platform.store import Store
 
-MAX_LIMIT: Final = 500
 MAX_WORKFLOW_CALLS: Final = 10_000
 MAX_TRACE_CALLS: Final = 1_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
