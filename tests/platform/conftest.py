@@ -6,10 +6,10 @@ import contextlib
 import itertools
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,6 +54,11 @@ class Server:
     def login_link(self) -> str:
         return self._said(r"dashboard: (\S+)")
 
+    @property
+    def cookie(self) -> str:
+        """The name of its session cookie."""
+        return f"egis_session_{self.url.rpartition(':')[2]}"
+
     @contextlib.contextmanager
     def auth(self) -> Iterator[Auth]:
         """What `egisai-platform keys` works with, while the server runs."""
@@ -94,12 +99,14 @@ def start_server(data_dir: Path, *options: str) -> Server:
     )
     assert process.stdout is not None
     lines: list[str] = []
-    deadline = time.monotonic() + 60
-    while not any("dashboard: " in line for line in lines):
-        ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-        line = process.stdout.readline() if ready else ""
-        assert line, f"the server did not start: {''.join(lines)}"
+    giving_up = threading.Timer(60, process.kill)
+    giving_up.start()
+    for line in process.stdout:
         lines.append(line)
+        if "dashboard: " in line:
+            break
+    giving_up.cancel()
+    assert "dashboard: " in "".join(lines), f"the server did not start: {''.join(lines)}"
     return Server(process, data_dir, lines)
 
 

@@ -475,14 +475,14 @@ def test_session_reads_the_api(org, make_organisation, recorder):
         assert auth.redeem_login(token) is None, "a link works once"
 
     def ask(session, **params):
-        return httpx.get(f"{org.server.url}/api/v1/stats", params=params, cookies={"egis_session": session})
+        return httpx.get(f"{org.server.url}/api/v1/stats", params=params, cookies={org.server.cookie: session})
 
     assert ask(by_key).json()["totals"]["calls"] == 1
     assert ask(by_link).status_code == 400
     assert ask(by_link, organisation=org.name).json()["totals"]["calls"] == 1
     assert ask(by_link, organisation="nobodys").status_code == 403
     assert ask("forged").status_code == 401
-    patch = httpx.patch(f"{org.server.url}/api/v1/agents/x", json={"name": "n"}, cookies={"egis_session": by_link})
+    patch = httpx.patch(f"{org.server.url}/api/v1/agents/x", json={"name": "n"}, cookies={org.server.cookie: by_link})
     assert patch.status_code == 401, "a cookie alone may not write: other sites can make browsers send it"
     with org.server.auth() as auth:
         (key_id,) = [k.id for k in auth.list_keys() if k.organisation == org.name and k.scope == "read"]

@@ -94,6 +94,15 @@ def test_plat_idempotent(org, recorder):
     assert len(org.get("workflows/w")["calls"]) == 20
 
 
+def test_a_call_that_two_instrumentors_saw_counts_once(org, recorder):
+    """The inner of two spans of one call is kept, and is no second call: its tokens are not counted."""
+    recorder.call(agent="billing", organisation=org.name)
+    recorder.call(agent="billing", organisation=org.name, attributes={"egisai.call.nested": True})
+    org.store(recorder.spans())
+    totals = org.get("stats")["totals"]
+    assert (totals["calls"], totals["input_tokens"]) == (1, 100)
+
+
 def test_plat_partial(org, recorder):
     """One bad span in 500: 499 stored, and partial_success says which and why."""
     for _ in range(500):

@@ -39,7 +39,7 @@ KEY_PREFIX: Final = "egis_live_"
 ORGANISATION: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """A slug that is also a DNS label; no underscore, which separates the parts of a key."""
 
-SESSION_COOKIE: Final = "egis_session"
+_SESSION_COOKIE: Final = "egis_session"
 LOGIN_TTL_S: Final = 15 * 60
 SESSION_TTL_S: Final = 7 * 24 * 3600
 LAST_USED_STEP_S: Final = 10 * 60
@@ -226,14 +226,19 @@ def bearer(request: Request) -> str:
 
 def current_viewer(request: Request) -> Viewer | None:
     """Who is logged in to the dashboard in this browser, or None. Costs one indexed read."""
-    session = request.cookies.get(SESSION_COOKIE)
+    session = session_of(request)
     return request.app.state.platform.auth.viewer(session) if session else None
+
+
+def session_of(request: Request) -> str:
+    """The session that the browser presents, or an empty text."""
+    return request.cookies.get(_cookie_name(request), "")
 
 
 def set_session_cookie(response: Response, request: Request, session: str) -> None:
     """Hands the browser its session; scripts cannot read it and other sites' posts do not carry it."""
     response.set_cookie(
-        SESSION_COOKIE,
+        _cookie_name(request),
         session,
         max_age=SESSION_TTL_S,
         httponly=True,
@@ -242,9 +247,14 @@ def set_session_cookie(response: Response, request: Request, session: str) -> No
     )
 
 
-def clear_session_cookie(response: Response) -> None:
+def clear_session_cookie(response: Response, request: Request) -> None:
     """Takes the session out of the browser."""
-    response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="lax")
+    response.delete_cookie(_cookie_name(request), httponly=True, samesite="lax")
+
+
+def _cookie_name(request: Request) -> str:
+    # Browsers keep one set of cookies for all ports of a host: two platforms on one machine must not share a name.
+    return f"{_SESSION_COOKIE}_{request.url.port}" if request.url.port else _SESSION_COOKIE
 
 
 def _hash(secret: str) -> str:

@@ -29,9 +29,6 @@ from egisai_platform import utf8
 from egisai_platform.prices import cost_usd
 from egisai_platform.registry import Sighting
 
-CALL_OPERATIONS: Final = frozenset({"chat", "text_completion", "generate_content", "embeddings"})
-"""Values of `gen_ai.operation.name` that make a span an LLM call."""
-
 MAX_FACT: Final = 1000
 """Characters of an id or a name that become a column; the whole value stays among the attributes."""
 
@@ -260,7 +257,8 @@ def _row(
     attributes = _mapping(span.attributes)
     messages = [_heavy_text(attributes.pop(name, None)) for name in _MESSAGES]
     operation = _fact(attributes, semconv.OPERATION)
-    is_call = operation in CALL_OPERATIONS
+    # A call that two instrumentors saw has two spans; the inner one says so and is kept, but is no second call.
+    is_call = operation in semconv.CALL_OPERATIONS and attributes.get(semconv.CALL_NESTED) is not True
     app = _fact(resource, semconv.SERVICE_NAME)
     agent, name, source, named = _agent(attributes, organisation, app)
     provider = _fact(attributes, semconv.PROVIDER)

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
-from egisai_platform.auth import SESSION_COOKIE
+from egisai_platform.auth import session_of
 
 FORM_BYTES: Final = 64 * 1024
 """The longest form read: far above any form here."""
@@ -21,8 +21,9 @@ class FormRefusedError(ValueError):
 
 def csrf_token(request: Request) -> str:
     """Return what this session's forms carry: derived from its cookie, which no other site and no script can read."""
-    session = request.cookies.get(SESSION_COOKIE, "")
-    return hmac.new(session.encode("utf-8", "replace"), b"egisai dashboard form", hashlib.sha256).hexdigest()
+    return hmac.new(
+        session_of(request).encode("utf-8", "replace"), b"egisai dashboard form", hashlib.sha256
+    ).hexdigest()
 
 
 async def read_form(request: Request, *, csrf: bool = True) -> dict[str, str]:

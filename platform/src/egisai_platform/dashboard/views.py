@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from egisai_platform.auth import SESSION_COOKIE, clear_session_cookie, set_session_cookie
+from egisai_platform.auth import clear_session_cookie, session_of, set_session_cookie
 from egisai_platform.dashboard import charts
 from egisai_platform.dashboard.access import FormRefusedError, local, read_form
 from egisai_platform.dashboard.messages import is_message, messages, written
@@ -233,9 +233,9 @@ async def logout(request: Request) -> Response:
     except FormRefusedError as error:
         return trouble(request, 403, "Not done", str(error))
     auth = request.app.state.platform.auth
-    await run_in_threadpool(auth.close_session, request.cookies.get(SESSION_COOKIE, ""))
+    await run_in_threadpool(auth.close_session, session_of(request))
     response = RedirectResponse("/login", 303)
-    clear_session_cookie(response)
+    clear_session_cookie(response, request)
     return finish(response)
 
 
