@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.instrumentation.forms import APIS, Caller
 
 from provider import Provider
-from tests.instrumentation.forms import APIS, Caller
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -68,7 +68,7 @@ class Caller:
         while True:
             try:
                 yield self._loop.run_until_complete(chunks.__anext__())
-            except StopAsyncIteration:
+            except StopAsyncIteration:  # noqa: PERF203
                 return
 
     @contextlib.contextmanager

@@ -13,18 +13,18 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import Spans
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
+from tests.instrumentation.forms import HAS_RESPONSES, MODEL, SYSTEM, Caller, request, resource, said, told
 
 import egisai
+from conftest import Spans
 from egisai import guard
 from egisai_instrumentation import EgisInstrumentor
 from egisai_instrumentation import openai as integration
 from provider import Provider, fail, hold, replay
-from tests.instrumentation.forms import HAS_RESPONSES, MODEL, SYSTEM, Caller, request, resource, said, told
 
 LONG_SYSTEM = SYSTEM + " Be kind to the customer." * 400  # from 1,024 tokens on, the provider counts some as cached
 
@@ -111,7 +111,14 @@ def test_call_modes_choices_and_tools(spans: Spans, caller: Caller, stream: bool
 )
 def test_call_modes_who_runs_the_tool(spans: Spans, server: Provider, output: list[Any], reason: str) -> None:
     """A tool that the provider runs itself does not make the response wait for the client."""
-    body = {"id": "resp_1", "object": "response", "model": MODEL, "status": "completed", "output": output, "usage": None}
+    body = {
+        "id": "resp_1",
+        "object": "response",
+        "model": MODEL,
+        "status": "completed",
+        "output": output,
+        "usage": None,
+    }
     server.hooks.append(replay(openai_json(body)))
     with openai.OpenAI(base_url=server.base_url, api_key="sk-local") as client:
         client.responses.create(model=MODEL, input="hello")
@@ -254,9 +261,11 @@ def test_call_error_same_object(spans: Spans, server: Provider) -> None:
         raise mine
 
     http = openai.DefaultHttpxClient(event_hooks={"request": [raise_mine]})
-    with openai.OpenAI(base_url=server.base_url, api_key="sk-local", max_retries=0, http_client=http) as client:
-        with pytest.raises((MineError, openai.APIConnectionError)) as caught:
-            client.chat.completions.create(**request("chat"))
+    with (
+        openai.OpenAI(base_url=server.base_url, api_key="sk-local", max_retries=0, http_client=http) as client,
+        pytest.raises((MineError, openai.APIConnectionError)) as caught,
+    ):
+        client.chat.completions.create(**request("chat"))
     assert mine in (caught.value, caught.value.__cause__)
     assert spans.calls()[0].status.status_code is StatusCode.ERROR
 
@@ -402,7 +411,8 @@ def test_call_reader_fails(
     path = "/chat/completions" if api == "chat" else "/responses"
     endpoint = integration.INTEGRATION.endpoints[path]
     broken_endpoint = type(endpoint)(
-        **{name: getattr(endpoint, name) for name in endpoint.__slots__} | {reader: Broken if reader == "fold" else broken}
+        **{name: getattr(endpoint, name) for name in endpoint.__slots__}
+        | {reader: Broken if reader == "fold" else broken}
     )
     monkeypatch.setitem(integration.INTEGRATION.endpoints, path, broken_endpoint)
     monkeypatch.setattr(guard, "strict", False)
@@ -489,8 +499,9 @@ import openai, egisai
 egisai.EgisInstrumentor().instrument()
 egisai.set_context(agent="a", user_id="u")
 client = openai.OpenAI(base_url={server.base_url!r}, api_key="sk-local")
-assert client.chat.completions.create(model="gpt-4.1", messages=[{{"role": "user", "content": "hi"}}]).usage
-chunks = list(client.chat.completions.create(model="gpt-4.1", messages=[{{"role": "user", "content": "hi"}}], stream=True))
+asked = {{"model": "gpt-4.1", "messages": [{{"role": "user", "content": "hi"}}]}}
+assert client.chat.completions.create(**asked).usage
+chunks = list(client.chat.completions.create(**asked, stream=True))
 assert len(chunks) > 2
 assert egisai.current_context() == {{"agent": "a", "user_id": "u"}}
 """
@@ -517,18 +528,22 @@ def test_call_uninstrument(spans: Spans, server: Provider) -> None:
     assert len(spans.calls()) == 1
 
 
-def test_call_uninstrument_under_another_patch(
-    spans: Spans, server: Provider, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_call_uninstrument_under_another_patch(spans: Spans, server: Provider) -> None:
     """Where somebody patched on top of us, our layer does nothing any more, and theirs stays."""
     ours = openai.OpenAI.request
-    monkeypatch.setattr(openai.OpenAI, "request", lambda *args, **kwargs: ours(*args, **kwargs))
-    on_top = openai.OpenAI.request
-    EgisInstrumentor().uninstrument()
-    assert openai.OpenAI.request is on_top
-    with openai.OpenAI(base_url=server.base_url, api_key="sk-local") as client:
-        client.chat.completions.create(**request("chat"))
-    assert not spans.calls()
+
+    def on_top(*args: Any, **kwargs: Any) -> Any:
+        return ours(*args, **kwargs)
+
+    openai.OpenAI.request = on_top
+    try:
+        EgisInstrumentor().uninstrument()
+        assert openai.OpenAI.request is on_top
+        with openai.OpenAI(base_url=server.base_url, api_key="sk-local") as client:
+            client.chat.completions.create(**request("chat"))
+        assert not spans.calls()
+    finally:
+        del openai.OpenAI.request
 
 
 def test_call_uninstrument_during_a_stream(spans: Spans, caller: Caller) -> None:
@@ -604,7 +619,9 @@ def test_otel_child_sampling(server: Provider) -> None:
 
 def openai_json(body: dict[str, Any]) -> bytes:
     """A response's JSON with what every response has."""
-    return json.dumps({"created_at": 1, "parallel_tool_calls": True, "tool_choice": "auto", "tools": [], **body}).encode()
+    return json.dumps(
+        {"created_at": 1, "parallel_tool_calls": True, "tool_choice": "auto", "tools": [], **body}
+    ).encode()
 
 
 def traceback_files(exc: BaseException) -> list[str]:

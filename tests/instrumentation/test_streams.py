@@ -12,13 +12,13 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import Spans
 from opentelemetry.trace import StatusCode
+from tests.instrumentation.forms import HAS_RESPONSES, MODEL, Caller, request, told
 
 import egisai
 import provider_answers as answers
+from conftest import Spans
 from provider import Provider, Reply, Request, break_stream, hold, limited
-from tests.instrumentation.forms import HAS_RESPONSES, MODEL, Caller, request, told
 
 LEFT = ("egisai.call.complete", False)
 
@@ -167,9 +167,9 @@ def test_call_early_close_timeout_of_the_caller(spans: Spans, server: Provider) 
     async def main() -> None:
         async with openai.AsyncOpenAI(base_url=server.base_url, api_key="sk-local") as client:
             stream = await client.chat.completions.create(**request("chat", stream=True))
+            await stream.__anext__()
             with pytest.raises(asyncio.TimeoutError):
-                async for _ in stream:
-                    await asyncio.wait_for(stream.__anext__(), 0.05)
+                await asyncio.wait_for(stream.__anext__(), 0.05)
 
     asyncio.run(main())
     never.set()
