@@ -125,5 +125,9 @@ def said(response: Any) -> dict[str, Any]:
         tokens = {"input": usage.input_tokens, "output": usage.output_tokens}
         before, after = usage.input_tokens_details, usage.output_tokens_details
         reasons = ("length" if response.status == "incomplete" else "stop",)
-    details = {"cached": before.cached_tokens, "reasoning": after.reasoning_tokens}
+    details = {"cached": _member(before, "cached_tokens"), "reasoning": _member(after, "reasoning_tokens")}
     return {"id": response.id, "model": response.model, "reasons": reasons, **tokens, **details}
+
+
+def _member(details: Any, name: str) -> Any:
+    return details[name] if isinstance(details, dict) else getattr(details, name)  # a dict in an SDK older than the API

@@ -17,9 +17,6 @@ from conftest import Spans
 from provider import Provider, replay
 
 HAS_PARSE = VERSION >= (1, 92)  # before: under `beta`
-pytestmark = pytest.mark.skipif(
-    VERSION < (1, 40), reason=f"openai {openai.__version__}: raw responses changed shape in 1.40"
-)
 
 
 class Answer(BaseModel):
