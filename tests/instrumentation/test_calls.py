@@ -14,6 +14,7 @@ from typing import Any
 import openai
 import pytest
 from opentelemetry import trace
+from opentelemetry.context import get_current
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
@@ -389,6 +390,26 @@ def test_call_context_time(spans: Spans, caller: Caller, api: str, stream: bool)
     call = spans.only()
     assert (call["gen_ai.agent.name"], call["user.id"], call["session.id"]) == ("first", "u-1", "s-1")
     assert call["gen_ai.conversation.id"] == "s-1"
+
+
+def test_call_context_time_in_one_task(spans: Spans, server: Provider, api: str) -> None:
+    """Within one task the context after a call, a failed call and a stream is the very object from before it."""
+
+    async def main() -> None:
+        async with openai.AsyncOpenAI(base_url=server.base_url, api_key="sk-local", max_retries=0) as client:
+            create: Any = resource(client, api).create
+            egisai.set_context(agent="billing", user_id="u-1")
+            before = get_current()
+            await create(**request(api))
+            assert get_current() is before
+            async for _ in await create(**request(api, stream=True)):
+                assert get_current() is before
+            with pytest.raises(openai.APIStatusError):
+                await create(**request(api), extra_headers={"x-simulate-status": "400"})
+            assert get_current() is before
+
+    asyncio.run(main())
+    assert [span.attributes["gen_ai.agent.name"] for span in spans.calls()] == ["billing"] * 3
 
 
 # --- our own failures ------------------------------------------------------------------------------------------------

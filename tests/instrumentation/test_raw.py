@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import openai
 import pytest
@@ -25,10 +25,12 @@ class Answer(BaseModel):
 
 class Unhappy(BaseModel):
     answer: str
+    runs: ClassVar[list[str]] = []
 
     @field_validator("answer")
     @classmethod
     def never(cls, value: str) -> str:
+        cls.runs.append(value)
         raise ValueError("not this one")
 
 
@@ -222,6 +224,7 @@ def test_call_raw_parse_truncated(spans: Spans, caller: Caller) -> None:
 @needs_parse
 def test_call_raw_parse_of_raw(spans: Spans, caller: Caller, api: str) -> None:
     """Raw and parsed: the caller's validator runs when the caller parses, not before."""
+    Unhappy.runs.clear()
     where = resource(caller.client, api).with_raw_response
     if not hasattr(where, "parse"):
         pytest.skip("no parse() there in this version")
@@ -229,6 +232,7 @@ def test_call_raw_parse_of_raw(spans: Spans, caller: Caller, api: str) -> None:
     [span] = spans.calls()
     assert span.status.status_code is StatusCode.UNSET
     assert told(span)["output"] > 0
+    assert not Unhappy.runs
     with pytest.raises(ValidationError, match="not this one"):
         raw.parse()
 
