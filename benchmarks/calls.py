@@ -1,9 +1,10 @@
 """What an attributed call costs: CPU per `chat.completions.create` above the bare client, beside two peers.
 
-Every contender runs in its own process, where nothing else is instrumented. The processes take turns in short rounds,
-started by this one, so that all see the same machine; each figure is the median over the rounds of the CPU time of the
-calling thread, less the bare client's in the same round. The provider's answers come from a transport inside the client
-(no socket, no server thread), so what is left is the client's work and the instrumentor's.
+Every contender runs in its own process, where nothing else is instrumented, and measures itself against the bare client
+in that same process: off, on, off again, since two processes differ by more than an instrumentor costs. The processes
+take turns in short rounds, so that all see the same machine. Each figure is the median over the rounds of CPU time of
+the calling thread. The provider's answers come from a transport inside the client (no socket, no server thread), so
+what is left is the client's work and the instrumentor's.
 
 Spans end in a processor that drops them: exporting is measured by `benchmarks/export.py`.
 """
@@ -28,8 +29,8 @@ PEERS = {
     "genai-openai": "opentelemetry-instrumentation-genai-openai",
     "openinference": "openinference-instrumentation-openai",
 }
-"""Contender to distribution. Two more are yardsticks: `bare`, the client alone, and `span`, the client inside a bare
-OpenTelemetry span with 20 attributes, which is what the cheapest possible instrumentor would cost."""
+"""Contender to distribution. One more is a yardstick: `span`, the client inside a bare OpenTelemetry span with 20
+attributes, which is what the cheapest possible instrumentor would cost."""
 
 
 # --- a contender's process -------------------------------------------------------------------------------------------
@@ -81,45 +82,50 @@ def client() -> Any:
     return openai.OpenAI(api_key="sk-x", base_url="https://api.openai.com/v1", http_client=http)
 
 
-def instrument(contender: str) -> Any:
+Switch = Callable[[], object]
+
+
+def switches(contender: str, provider: Any) -> tuple[Switch, Switch]:
+    """How to put a contender's instrumentation in place, and how to take it out again."""
+    if contender == "egisai":
+        import egisai
+
+        egisai.set_context(user_id="u-1", session_id="s-1", workflow_id="w-1")
+        return lambda: egisai.init(app="bench", tracer_provider=provider, quiet=True), egisai.shutdown
+    if contender == "genai-openai":
+        from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
+
+        instrumentor: Any = OpenAIInstrumentor()
+    elif contender == "openinference":
+        from openinference.instrumentation.openai import OpenAIInstrumentor as OpenInference
+
+        instrumentor = OpenInference()
+    else:
+        return lambda: None, lambda: None
+    return lambda: instrumentor.instrument(tracer_provider=provider), instrumentor.uninstrument
+
+
+def contend(contender: str) -> None:
+    """Answer requests `<task> <n>` on standard input with the nanoseconds of this thread's CPU per call, without
+    and with the instrumentation."""
     from opentelemetry import trace
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
     provider = TracerProvider()
     provider.add_span_processor(SpanProcessor())
     trace.set_tracer_provider(provider)
-    if contender == "egisai":
-        import egisai
-
-        egisai.init(app="bench", tracer_provider=provider, quiet=True)
-        egisai.set_context(user_id="u-1", session_id="s-1", workflow_id="w-1")
-    elif contender == "genai-openai":
-        from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
-
-        OpenAIInstrumentor().instrument(tracer_provider=provider)
-    elif contender == "openinference":
-        from openinference.instrumentation.openai import OpenAIInstrumentor as OpenInference
-
-        OpenInference().instrument(tracer_provider=provider)
-    return provider
-
-
-def contend(contender: str) -> None:
-    """Answer requests `<task> <n>` on standard input with nanoseconds of this thread's CPU per call."""
-    provider = instrument(contender)
     tracer = provider.get_tracer("bench")
-    openai_client = client()
     attributes = {f"attribute.{i}": f"value {i}" for i in range(20)}
+    openai_client = client()
+    on, off = switches(contender, provider)
 
     def messages(prompt: str) -> list[dict[str, str]]:
         return [{"role": "system", "content": prompt}, {"role": "user", "content": "Where is my invoice?"}]
 
     short, long = messages(PROMPT), messages(LONG_PROMPT)
 
-    def rendered() -> Any:  # the same text, a new string each time, as an f-string makes it
-        return openai_client.chat.completions.create(
-            model="gpt-4.1", messages=messages(LONG_PROMPT[:1] + LONG_PROMPT[1:])
-        )
+    def create(prompt: list[dict[str, str]]) -> None:
+        openai_client.chat.completions.create(model="gpt-4.1", messages=prompt, temperature=0.2)
 
     def streamed() -> None:
         options = {"include_usage": True}
@@ -128,29 +134,35 @@ def contend(contender: str) -> None:
         ):
             pass
 
-    tasks: dict[str, Callable[[], Any]] = {
-        "create": lambda: openai_client.chat.completions.create(model="gpt-4.1", messages=short, temperature=0.2),
-        "long": lambda: openai_client.chat.completions.create(model="gpt-4.1", messages=long, temperature=0.2),
-        "rendered": rendered,
+    tasks: dict[str, Callable[[], object]] = {
+        "create": lambda: create(short),
+        "long": lambda: create(long),
+        "rendered": lambda: create(messages(LONG_PROMPT[:1] + LONG_PROMPT[1:])),  # as an f-string makes it
         "stream": streamed,
-        "hot_span": lambda: tracer.start_span("span", attributes=attributes).end(),
     }
-    if contender == "span":
-        create = tasks["create"]
 
-        def inside_a_span() -> None:
-            span = tracer.start_span("chat", attributes=attributes)
-            create()
-            span.end()
+    def in_a_span(task: Callable[[], object]) -> None:
+        span = tracer.start_span("chat", attributes=attributes)
+        task()
+        span.end()
 
-        tasks["create"] = inside_a_span
-    for line in sys.stdin:
-        name, n = line.split()
-        task = tasks[name]
-        started = time.thread_time_ns()
-        for _ in range(int(n)):
+    def cpu_ns(task: Callable[[], object], n: int) -> float:
+        for _ in range(n):  # the interpreter specialises code as it runs, and forgets it when a class is patched
             task()
-        print((time.thread_time_ns() - started) / int(n), flush=True)
+        started = time.thread_time_ns()
+        for _ in range(n):
+            task()
+        return (time.thread_time_ns() - started) / n
+
+    for line in sys.stdin:
+        name, count = line.split()
+        task, n = tasks[name], int(count)
+        bare = cpu_ns(task, n)
+        on()
+        instrumented = cpu_ns(lambda task=task: in_a_span(task) if contender == "span" else task(), n)
+        off()
+        bare = (bare + cpu_ns(task, n)) / 2  # on both sides: the machine drifts
+        print(bare, instrumented, flush=True)
 
 
 # --- the referee -----------------------------------------------------------------------------------------------------
@@ -161,8 +173,8 @@ class Contender:
         command = [sys.executable, __file__, "--contend", name]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def measure(self, task: str, n: int) -> float:
-        """Microseconds per call."""
+    def measure(self, task: str, n: int) -> tuple[float, float]:
+        """Microseconds per call: of the bare client, and what the instrumentation adds."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{task} {n}\n")
@@ -170,7 +182,8 @@ class Contender:
         line = self._process.stdout.readline()
         if not line:
             raise SystemExit(f"a contender died with {self._process.wait()}")
-        return float(line) / 1000
+        bare, instrumented = (float(figure) / 1000 for figure in line.split())
+        return bare, instrumented - bare
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -187,51 +200,37 @@ def main() -> None:
         contend(arguments.contend)
         return
 
-    contenders = {name: Contender(name) for name in ("bare", "span", *PEERS)}
-    plan = {"create": 20, "long": 5, "rendered": 5, "stream": 2}
-    above: dict[tuple[str, str], list[float]] = {}
+    contenders = {name: Contender(name) for name in ("span", *PEERS)}
+    plan = {"create": 40, "long": 10, "rendered": 10, "stream": 3}
     bare: dict[str, list[float]] = {task: [] for task in plan}
-    hot_span: list[float] = []
+    above: dict[tuple[str, str], list[float]] = {(name, task): [] for name in contenders for task in plan}
     try:
-        for contender in contenders.values():
-            for task, n in plan.items():
-                contender.measure(task, 3 * n)
-        for _ in range(arguments.rounds):
-            hot_span.append(contenders["bare"].measure("hot_span", 200))
-            for task, n in plan.items():
-                before = contenders["bare"].measure(task, n)
-                taken = {name: contenders[name].measure(task, n) for name in ("span", *PEERS)}
-                floor = (before + contenders["bare"].measure(task, n)) / 2  # on both sides: the machine drifts
-                bare[task].append(floor)
-                for name, cost in taken.items():
-                    above.setdefault((name, task), []).append(cost - floor)
+        for turn in range(-1, arguments.rounds):
+            for name, contender in contenders.items():
+                for task, n in plan.items():
+                    floor, added = contender.measure(task, n)
+                    if turn >= 0:  # the first one warms up
+                        bare[task].append(floor)
+                        above[name, task].append(added)
     finally:
         for contender in contenders.values():
             contender.close()
-    report(above, bare, statistics.median(hot_span))
+    report({key: statistics.median(values) for key, values in above.items()}, bare)
 
 
-def report(above: dict[tuple[str, str], list[float]], bare: dict[str, list[float]], hot_span: float) -> None:
-    def cost(name: str, task: str) -> float:
-        return statistics.median(above[name, task])
-
-    span, ours = cost("span", "create"), cost("egisai", "create")
+def report(above: dict[tuple[str, str], float], bare: dict[str, list[float]]) -> None:
+    span, ours = above["span", "create"], above["egisai", "create"]
     print(f"The bare client: {statistics.median(bare['create']):.0f} µs of CPU per create, ", end="")
     print(f"{statistics.median(bare['stream']) / CHUNKS:.1f} µs per streamed chunk.")
-    print(
-        f"A bare OpenTelemetry span with 20 attributes: {hot_span:.1f} µs in a loop, {span:.1f} µs around a create.\n"
-    )
-    print(
-        "{:44}{:>8}{:>8}{:>8}{:>8}{:>10}{:>11}".format(
-            "µs above bare", "create", "ratio", "spans", "long", "rendered", "per chunk"
-        )
-    )
+    print(f"A bare OpenTelemetry span with 20 attributes around a create: {span:.1f} µs.\n")
+    headings = ("µs above bare", "create", "ratio", "spans", "long", "rendered", "per chunk")
+    print("{:44}{:>8}{:>8}{:>8}{:>8}{:>10}{:>11}".format(*headings))
     for name, distribution in PEERS.items():
-        create = cost(name, "create")
-        per_chunk = (cost(name, "stream") - create) / CHUNKS
+        create = above[name, "create"]
+        per_chunk = (above[name, "stream"] - create) / CHUNKS
         print(
             f"{distribution:44}{create:8.1f}{create / ours:8.2f}{create / span:8.2f}"
-            f"{cost(name, 'long'):8.1f}{cost(name, 'rendered'):10.1f}{per_chunk:11.2f}"
+            f"{above[name, 'long']:8.1f}{above[name, 'rendered']:10.1f}{per_chunk:11.2f}"
         )
     print(
         "\nratio: create in units of egisai's. spans: in units of the bare span around a create.\n"

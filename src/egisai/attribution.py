@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, cast
 
-from opentelemetry import trace
 from opentelemetry.context import Context
 
 from . import semconv
@@ -16,6 +15,7 @@ from .identity import Identity, Kind, Source, agent_id, is_uuid
 _MAX_KNOWN: Final = 16_384  # identities remembered; past that the memo starts anew, ids do not change
 
 _HERITABLE: Final = frozenset({"framework", "fingerprint"})
+_NO_ATTRIBUTES: Final[Mapping[str, Any]] = {}
 _FACT_NAMES: Final = (semconv.USER_ID, semconv.USER_ROLES, semconv.SESSION_ID, semconv.WORKFLOW_ID)
 
 
@@ -119,11 +119,11 @@ def use(attribution: Attribution) -> None:
 # --- from identity to span -----------------------------------------------------------------------------------------
 
 
-def attributes_of(ctx: Context, facts: Facts, identity: Identity | None) -> dict[str, Any]:
+def attributes_of(parent: Mapping[str, Any], ctx: Context, facts: Facts, identity: Identity | None) -> dict[str, Any]:
     """Identity and facts as attributes of a span that starts in `ctx`; what is absent has none.
 
-    Where the context says nothing at all, as in an event handler that only knows its parent span, that span's user,
-    session and workflow hold.
+    Where the context says nothing at all, as in an event handler that only knows its parent span, user, session and
+    workflow of `parent`, that span's attributes, hold.
     """
     attributes: dict[str, Any] = {}
     if identity is not None:
@@ -133,7 +133,6 @@ def attributes_of(ctx: Context, facts: Facts, identity: Identity | None) -> dict
             attributes[semconv.AGENT_NAME] = identity.name
     if facts is NO_FACTS:
         if not is_own(ctx):
-            parent = attributes_of_span(trace.get_current_span(ctx))
             attributes.update({name: parent[name] for name in _FACT_NAMES if name in parent})
         return attributes
     if facts.user_id is not None:
@@ -149,17 +148,18 @@ def attributes_of(ctx: Context, facts: Facts, identity: Identity | None) -> dict
 
 def attributes_of_span(span: object) -> Mapping[str, Any]:
     """The attributes of a span that keeps them (an SDK span here); empty for any other."""
-    return cast("Mapping[str, Any] | None", getattr(span, "attributes", None)) or {}
+    if span is None:
+        return _NO_ATTRIBUTES
+    return cast("Mapping[str, Any] | None", getattr(span, "attributes", None)) or _NO_ATTRIBUTES
 
 
-def nearest(ctx: Context, facts: Facts) -> Identity | None:
-    """The agent of the parent span, where that is the nearest one: one step up, so O(1).
+def nearest(parent: Mapping[str, Any], ctx: Context, facts: Facts) -> Identity | None:
+    """The agent of the parent span, given its attributes, where that is the nearest one: one step up, so O(1).
 
     An explicit agent travels in the context. Where the context was shaped by us and names none, an explicit agent on
     the parent has been cleared since; one that a framework or a prompt gave still holds.
     """
-    attributes = attributes_of_span(trace.get_current_span(ctx))
-    source = attributes.get(semconv.AGENT_SOURCE)
+    source = parent.get(semconv.AGENT_SOURCE)
     if source in _HERITABLE or (source is not None and facts is NO_FACTS and not is_own(ctx)):
-        return Identity(attributes[semconv.AGENT_ID], attributes.get(semconv.AGENT_NAME), source)
+        return Identity(parent[semconv.AGENT_ID], parent.get(semconv.AGENT_NAME), source)
     return None

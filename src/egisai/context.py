@@ -18,8 +18,9 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, cast
 from uuid import UUID
 
-from opentelemetry import baggage
+from opentelemetry import baggage, trace
 from opentelemetry.context import Context, attach, create_key, get_current, set_value
+from opentelemetry.trace import Span
 
 from .guard import count, log_once
 from .semconv import BAGGAGE_PREFIX, FIELDS
@@ -37,10 +38,10 @@ _UNPRINTABLE: Final = re.compile(
 _FIELDS: Final = frozenset(FIELDS)
 _KEYS: Final = tuple(BAGGAGE_PREFIX + field for field in FIELDS)
 _BAGGAGE: Final = next(iter(baggage.set_baggage("probe", "", Context())))
-"""Where the OTel context keeps its baggage, a dict; learnt from its API, which copies the context for every member."""
-_OWN: Final = create_key(
-    "egisai-own"
-)  # (baggage, its facts): we made this context, so what it lacks it lacks on purpose
+_SPAN: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
+"""Where the OTel context keeps its baggage, a dict, and its span: learnt from its API, which copies it for each."""
+
+_OWN: Final = create_key("egisai-own")  # an `_Own`: we made this context, so what it lacks it lacks on purpose
 _HELD: Final = create_key("egisai-held")  # a `Held`, while a provider request is in flight
 _SCOPE: Final = create_key("egisai-scope")  # the innermost `context` block, a `_Scope`
 
@@ -57,6 +58,15 @@ class Facts(NamedTuple):
 
 
 NO_FACTS: Final = Facts()
+
+
+class _Own(NamedTuple):
+    """What `set_context` knew of the baggage it made, so that no call has to find it out again."""
+
+    members: dict[str, object]
+    facts: Facts
+    others: dict[str, object]
+    """The members that are not ours."""
 
 
 class Held(NamedTuple):
@@ -81,15 +91,20 @@ def facts_of(ctx: Context) -> Facts:
     members = ctx.get(_BAGGAGE)
     if not members:
         return NO_FACTS
-    own = cast("tuple[object, Facts] | None", ctx.get(_OWN))
-    if own is not None and own[0] is members:
-        return own[1]
+    own = cast("_Own | None", ctx.get(_OWN))
+    if own is not None and own.members is members:
+        return own.facts
     return _read(cast("Mapping[str, object]", members))
 
 
 def held_in(ctx: Context) -> Held | None:
     """The call in flight in `ctx`, if there is one."""
     return cast("Held | None", ctx.get(_HELD))
+
+
+def span_in(ctx: Context) -> Span | None:
+    """The active span of `ctx`, if there is one."""
+    return cast("Span | None", ctx.get(_SPAN))
 
 
 def is_own(ctx: Context) -> bool:
@@ -224,13 +239,23 @@ def _merged(ctx: Context, changes: Mapping[str, str]) -> Context:
             members[BAGGAGE_PREFIX + field] = text
         else:
             members.pop(BAGGAGE_PREFIX + field, None)
-    return Context({**ctx, _BAGGAGE: members, _OWN: (members, _read(members))})
+    return Context({**ctx, _BAGGAGE: members, _OWN: _Own(members, _read(members), _not_ours(members))})
 
 
-def hold(ctx: Context, held: Held) -> Context:
-    """`ctx` with a call in flight: its facts are where spans find them, and no propagator does."""
-    theirs = {key: value for key, value in baggage.get_all(ctx).items() if not key.startswith(BAGGAGE_PREFIX)}
-    return Context({**ctx, _BAGGAGE: theirs, _HELD: held})
+def hold(ctx: Context, held: Held, span: Span | None = None) -> Context:
+    """`ctx` with a call in flight, and its span: its facts are where spans find them, and no propagator does."""
+    inside: dict[str, object] = {**ctx, _HELD: held}
+    if span is not None:
+        inside[_SPAN] = span
+    members = ctx.get(_BAGGAGE)
+    if members:
+        own = cast("_Own | None", ctx.get(_OWN))
+        inside[_BAGGAGE] = own.others if own is not None and own.members is members else _not_ours(baggage.get_all(ctx))
+    return Context(inside)
+
+
+def _not_ours(members: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in members.items() if not key.startswith(BAGGAGE_PREFIX)}
 
 
 # --- scopes ----------------------------------------------------------------------------------------------------------

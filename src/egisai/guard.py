@@ -39,12 +39,18 @@ class Guard:
     ) -> bool:
         if exc is None or not isinstance(exc, Exception):
             return False
-        failed(self.what, exc)
+        _note(self.what, exc)
         return not strict
 
 
-def failed(what: str, exc: BaseException) -> None:
-    """Count a failure of ours, and log it with its traceback the first time it happens."""
+def failed(what: str, exc: Exception) -> None:
+    """What a `Guard` does, for an `except Exception` on a path where two calls of a context manager cost too much."""
+    _note(what, exc)
+    if strict:
+        raise exc
+
+
+def _note(what: str, exc: Exception) -> None:
     count(f"error:{what}")
     if _first(f"{what}:{type(exc).__name__}"):
         log.error("egisai: %s failed; the program is unaffected", what, exc_info=exc)

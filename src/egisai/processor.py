@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-from opentelemetry import trace
 from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from . import semconv
 from .attribution import attributes_of, attributes_of_span, current, nearest
-from .context import facts_of, held_in
-from .guard import Guard
-
-_STAMPING: Final = Guard("attributing a span")
+from .context import facts_of, held_in, span_in
+from .guard import failed
 
 
 class EgisSpanProcessor(SpanProcessor):
@@ -24,8 +19,12 @@ class EgisSpanProcessor(SpanProcessor):
     """
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        with _STAMPING:
-            stamp(span, get_current() if parent_context is None else parent_context)
+        try:
+            scope = span.instrumentation_scope
+            if scope is None or scope.name != semconv.SCOPE:
+                stamp(span, get_current() if parent_context is None else parent_context)
+        except Exception as exc:  # noqa: BLE001 - logged and counted
+            failed("attributing a span", exc)
 
     def on_end(self, span: ReadableSpan) -> None: ...
 
@@ -40,6 +39,7 @@ def stamp(span: Span, ctx: Context) -> None:
     own = attributes_of_span(span)
     if semconv.AGENT_ID in own:
         return
+    parent = attributes_of_span(span_in(ctx))
     held = held_in(ctx)
     if held is not None and held.attributes is not None:
         attributes = dict(held.attributes)
@@ -54,8 +54,8 @@ def stamp(span: Span, ctx: Context) -> None:
             if type(name) is str and name.strip():
                 identity = attribution.named(name, "framework")
             else:
-                identity = nearest(ctx, facts) or attribution.app()
-        attributes = attributes_of(ctx, facts, identity)
+                identity = nearest(parent, ctx, facts) or attribution.app()
+        attributes = attributes_of(parent, ctx, facts, identity)
     agent = attributes.get(semconv.AGENT_ID)
     if agent is not None and semconv.AGENT_NAME in own and semconv.AGENT_NAME not in attributes:
         attributes[semconv.AGENT_NAME] = agent  # never another agent's name beside this id
@@ -63,6 +63,6 @@ def stamp(span: Span, ctx: Context) -> None:
         session = attributes.get(semconv.SESSION_ID)
         if session is not None and semconv.CONVERSATION_ID not in own:
             attributes[semconv.CONVERSATION_ID] = session
-        if semconv.covers(attributes_of_span(trace.get_current_span(ctx)), own.get(semconv.OPERATION)):
+        if semconv.covers(parent, own.get(semconv.OPERATION)):
             attributes[semconv.CALL_NESTED] = True
     span.set_attributes(attributes)

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+SCOPE: Final = "egisai"
+"""Name of the tracer that makes our call spans, which say themselves whose they are."""
+
 # --- baggage ---------------------------------------------------------------------------------------------------
 BAGGAGE_PREFIX: Final = "egisai."
 """Every baggage member of ours is this plus the name of a `set_context` parameter."""

@@ -17,23 +17,33 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, Final, NamedTuple, cast
 
-from opentelemetry import baggage, trace
-from opentelemetry.context import Context, attach, get_current
-from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry import baggage
+from opentelemetry.context import Context, attach, detach, get_current
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 
 from egisai import attribution, fingerprint, semconv
-from egisai.context import Facts, Held, facts_of, held_in, hold
-from egisai.guard import Guard
+from egisai.context import Facts, Held, facts_of, held_in, hold, span_in
+from egisai.guard import Guard, failed
 from egisai.identity import Identity
 
 from . import background
 from .integration import Attributes, Endpoint, Fold, StoredPrompt
 
-_READING_REQUEST: Final = Guard("reading a request")
 _READING_RESPONSE: Final = Guard("reading a response")
-_RESOLVING: Final = Guard("resolving an agent")
 _ENDING: Final = Guard("ending a call")
+
+
+def _suppressing() -> tuple[str, ...]:
+    """The context keys that say that nothing is to be instrumented, learnt from who sets them."""
+    token = attach(Context())
+    with suppress_instrumentation():
+        keys = tuple(get_current())
+    detach(token)
+    return keys
+
+
+_SUPPRESSING: Final = _suppressing()
 
 _MAX_MESSAGE_CHARS: Final = 512  # of a provider's error message kept on the span
 
@@ -57,12 +67,12 @@ class Call:
         "_outer",
         "_parsing",
         "_pending",
-        "_span",
         "_started_ns",
         "context",
         "endpoint",
         "fold",
         "in_flight",
+        "span",
     )
 
     def __init__(self, endpoint: Endpoint, outer: Context) -> None:
@@ -72,7 +82,7 @@ class Call:
         self.in_flight = False
         self._outer = outer
         self._parsing: object = None
-        self._span: Span | None = None  # None: nobody records, or another instrumentor's span stands for this call
+        self.span: Span | None = None  # None: nobody records, or another instrumentor's span stands for this call
         self._pending: Future[Attributes] | None = None
         self._started_ns = time.perf_counter_ns()
         self._first_ns = 0
@@ -87,9 +97,10 @@ class Call:
     def leave(self) -> None:
         """The request is answered: the caller's context is back. In another context, nothing is touched."""
         self.in_flight = False
-        held = held_in(get_current())
-        if held is not None and held.call is self:
+        now = get_current()
+        if now is self.context or _call_in(now) is self:
             attach(self._outer)
+        self.context = self._outer  # the held context knows this call: let go, and there is no cycle to collect
 
     def noting(self, parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """`parse`, which makes the caller's own type of a response: where it fails, the response was billed."""
@@ -101,11 +112,6 @@ class Call:
         return parse_noted
 
     # --- streaming -------------------------------------------------------------------------------------------------
-
-    @property
-    def recording(self) -> bool:
-        """Whether there is a span of ours that still wants to know."""
-        return self._span is not None
 
     def folding(self) -> Fold | None:
         """What a stream is folded into; None where the endpoint does not stream."""
@@ -121,10 +127,12 @@ class Call:
 
     def respond(self, response: object) -> None:
         """End with a whole response."""
-        if self.recording:
+        if self.span is not None:
             attributes: Attributes = {}
-            with _READING_RESPONSE:
+            try:
                 attributes = self.endpoint.read_response(response)
+            except Exception as exc:  # noqa: BLE001 - logged and counted
+                failed("reading a response", exc)
             self._end(attributes)
 
     def finish(self) -> None:
@@ -144,7 +152,7 @@ class Call:
             self.abandon(exc)
             return
         attributes: Attributes = {}
-        if self._parsing is not None and self.recording:
+        if self._parsing is not None and self.span is not None:
             with _READING_RESPONSE:
                 attributes = self.endpoint.read_response(self._parsing)
         attributes[semconv.ERROR_TYPE] = _name_of(exc)
@@ -154,30 +162,37 @@ class Call:
         self._end(attributes, exc)
 
     def _end(self, attributes: Attributes, exc: Exception | None = None) -> None:
-        span, self._span = self._span, None  # one step under the interpreter's lock: one of two threads gets it
+        span, self.span = self.span, None  # one step under the interpreter's lock: one of two threads gets it
         if span is None:
             return
-        with _ENDING:
-            self._describe_end(span, attributes, exc)
-        with _ENDING:
+        try:
+            if self.fold is not None:
+                attributes = self._folded(attributes)
+            if attributes:
+                span.set_attributes(attributes)
+            if exc is not None:
+                span.set_status(StatusCode.ERROR, str(exc)[:_MAX_MESSAGE_CHARS])
+            elif semconv.ERROR_TYPE in attributes and semconv.CALL_COMPLETE not in attributes:
+                span.set_status(StatusCode.ERROR, attributes[semconv.ERROR_TYPE])  # an error that came as a response
+        except Exception as bug:  # noqa: BLE001 - logged and counted
+            failed("ending a call", bug)
+        try:
             if self._pending is None:
                 span.end()
             else:
                 end_ns = time.time_ns()
                 self._pending.add_done_callback(lambda agent: _end_late(span, agent, end_ns))
+        except Exception as bug:  # noqa: BLE001 - logged and counted
+            failed("ending a call", bug)
 
-    def _describe_end(self, span: Span, attributes: Attributes, exc: Exception | None) -> None:
+    def _folded(self, attributes: Attributes) -> Attributes:
+        said: Attributes = {}
         if self.fold is not None:
             with _READING_RESPONSE:
-                attributes = {**self.fold.attributes(), **attributes}
-            if self._first_ns:
-                attributes[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = (self._first_ns - self._started_ns) / 1e9
-        if attributes:
-            span.set_attributes(attributes)
-        if exc is not None:
-            span.set_status(StatusCode.ERROR, str(exc)[:_MAX_MESSAGE_CHARS])
-        elif semconv.ERROR_TYPE in attributes and semconv.CALL_COMPLETE not in attributes:
-            span.set_status(StatusCode.ERROR, attributes[semconv.ERROR_TYPE])  # an error that came as a response
+                said = self.fold.attributes()
+        if self._first_ns:
+            said[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = (self._first_ns - self._started_ns) / 1e9
+        return {**said, **attributes}
 
 
 def aside() -> Call | None:
@@ -204,7 +219,7 @@ def begin(
     """
     outer = get_current()
     held = held_in(outer)
-    if _in_flight(held) or not is_instrumentation_enabled():
+    if _in_flight(held) or any(map(outer.get, _SUPPRESSING)):
         return None
     call = Call(endpoint, outer)
     request: Attributes = {
@@ -213,44 +228,53 @@ def begin(
         semconv.SERVER_ADDRESS: destination.address,
         semconv.SERVER_PORT: destination.port,
     }
-    with _READING_REQUEST:
+    try:
         request.update(endpoint.read_request(body))
+    except Exception as exc:  # noqa: BLE001 - logged and counted
+        failed("reading a request", exc)
     facts = facts_of(outer)
-    who: Attributes = {}
-    with _RESOLVING:
-        who = _who(call, outer, facts, body)
-
-    around = trace.get_current_span(outer)
+    around = span_in(outer)
     theirs = attribution.attributes_of_span(around)
-    if held is None and theirs and around.is_recording() and _stands_for(theirs, endpoint):
+    who: Attributes = {}
+    try:
+        who = _who(call, outer, theirs, facts, body)
+    except Exception as exc:  # noqa: BLE001 - logged and counted
+        failed("resolving an agent", exc)
+
+    if (
+        held is None
+        and around is not None
+        and theirs
+        and around.is_recording()
+        and semconv.covers(theirs, endpoint.operation)
+    ):
+        if semconv.CALL_NESTED in theirs:  # the span around that one is the call's
+            request.clear()
         _attribute(around, theirs, request, who, call._pending)  # pyright: ignore[reportPrivateUsage]
         call.context = hold(outer, Held(facts, who, call))
     elif covered:
         call.context = hold(outer, Held(facts, who, call, request))
     else:
-        inside = hold(outer, Held(facts, who, call))
         request.update(who)
         if semconv.SESSION_ID in who and semconv.CONVERSATION_ID not in request:
             request[semconv.CONVERSATION_ID] = who[semconv.SESSION_ID]
         model = request.get(semconv.REQUEST_MODEL)
         name = f"{endpoint.operation} {model}" if model else endpoint.operation
-        span = tracer.start_span(name, inside, SpanKind.CLIENT, request)
-        call.context = trace.set_span_in_context(span, inside)
+        span = tracer.start_span(name, outer, SpanKind.CLIENT, request)
+        call.context = hold(outer, Held(facts, who, call), span)
         if span.is_recording():
-            call._span = span  # pyright: ignore[reportPrivateUsage] - `begin` is its constructor
+            call.span = span
     return call
+
+
+def _call_in(ctx: Context) -> object:
+    held = held_in(ctx)
+    return None if held is None else held.call
 
 
 def _in_flight(held: Held | None) -> bool:
     """Whether a call is in flight. What was started meanwhile and lives on, such as a pool's worker, is in none."""
     return held is not None and cast(Call, held.call).in_flight
-
-
-def _stands_for(theirs: Mapping[str, Any], endpoint: Endpoint) -> bool:
-    """Whether the span around, with these attributes, is another instrumentor's for this very call."""
-    if endpoint.operation == "embeddings" and theirs.get(semconv.OPERATION, "embeddings") != "embeddings":
-        return False  # a step of a chat that looks something up
-    return semconv.is_call(theirs)
 
 
 def _attribute(
@@ -265,40 +289,45 @@ def _attribute(
         pending.add_done_callback(lambda agent: _attribute_late(span, agent))
 
 
-def _who(call: Call, outer: Context, facts: Facts, body: Mapping[str, Any]) -> Attributes:
+def _who(call: Call, outer: Context, parent: Mapping[str, Any], facts: Facts, body: Mapping[str, Any]) -> Attributes:
     """Identity and facts as attributes. Where finding the agent takes long, `call` waits for it without blocking."""
     agents = attribution.current()
     identity = agents.explicit(facts)
-    if identity is None:
-        near = attribution.nearest(outer, facts)
-        if near is not None and near.source not in ("fingerprint", "app"):
-            identity = near
-        else:
-            prompt = call.endpoint.read_prompt(body)
-            if prompt is not None:
-                return _by_prompt(call, outer, facts, prompt, near or agents.app())
-            identity = near or agents.app()
-    return attribution.attributes_of(outer, facts, identity)
+    if identity is None and parent:
+        identity = attribution.nearest(parent, outer, facts)
+    if identity is not None and identity.source not in ("fingerprint", "app"):
+        return attribution.attributes_of(parent, outer, facts, identity)
+    # Without a better tier the call's own prompt decides, and only then what was found above it.
+    prompt = call.endpoint.read_prompt(body)
+    if prompt is None:
+        found = None
+    elif isinstance(prompt, StoredPrompt):
+        found = fingerprint.of_stored(prompt.id, prompt.version)
+    else:
+        found = fingerprint.seen(prompt)
+        if found is fingerprint.MISSING:
+            if sum(map(len, prompt)) > fingerprint.LONG and asyncio._get_running_loop() is not None:
+                call._pending = background.later(  # pyright: ignore[reportPrivateUsage]
+                    lambda: _by_prompt(fingerprint.of(prompt), parent, outer, facts, identity)
+                )
+                return attribution.attributes_of(parent, outer, facts, None)
+            found = fingerprint.of(prompt)
+    return _by_prompt(found, parent, outer, facts, identity)
 
 
 def _by_prompt(
-    call: Call, outer: Context, facts: Facts, prompt: tuple[str, ...] | StoredPrompt, otherwise: Identity
+    found: fingerprint.Fingerprint | None,
+    parent: Mapping[str, Any],
+    outer: Context,
+    facts: Facts,
+    otherwise: Identity | None,
 ) -> Attributes:
-    def attributes(found: fingerprint.Fingerprint | None) -> Attributes:
-        if found is None:  # nothing but blanks
-            return attribution.attributes_of(outer, facts, otherwise)
-        identity = attribution.current().prompted(found)
-        return {**attribution.attributes_of(outer, facts, identity), semconv.PROMPT_FINGERPRINT: found.digest}
-
-    if isinstance(prompt, StoredPrompt):
-        return attributes(fingerprint.of_stored(prompt.id, prompt.version))
-    found = fingerprint.seen(prompt)
-    if found is not fingerprint.MISSING:
-        return attributes(found)
-    if sum(map(len, prompt)) > fingerprint.LONG and asyncio._get_running_loop() is not None:
-        call._pending = background.later(lambda: attributes(fingerprint.of(prompt)))  # pyright: ignore[reportPrivateUsage]
-        return attribution.attributes_of(outer, facts, None)
-    return attributes(fingerprint.of(prompt))
+    agents = attribution.current()
+    if found is None:  # no system prompt, or nothing but blanks in it
+        return attribution.attributes_of(parent, outer, facts, otherwise or agents.app())
+    attributes = attribution.attributes_of(parent, outer, facts, agents.prompted(found))
+    attributes[semconv.PROMPT_FINGERPRINT] = found.digest
+    return attributes
 
 
 def _end_late(span: Span, agent: Future[Attributes], end_ns: int) -> None:

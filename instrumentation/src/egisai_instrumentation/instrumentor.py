@@ -10,7 +10,7 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.trace import ProxyTracerProvider, Tracer, TracerProvider
 
-from egisai import runtime
+from egisai import runtime, semconv
 from egisai.guard import Guard
 
 from . import background, openai
@@ -32,7 +32,7 @@ class EgisInstrumentor(BaseInstrumentor):
 
     _patches: Patches | None = None
     _provider: TracerProvider | None = None
-    _tracer: Tracer | None = None
+    _attached_to: TracerProvider | None = None
 
     def instrumentation_dependencies(self) -> Collection[str]:
         return ()  # each integration states its own
@@ -40,31 +40,30 @@ class EgisInstrumentor(BaseInstrumentor):
     def _instrument(self, **kwargs: Any) -> None:
         runtime.ensure_attribution()
         self._provider = kwargs.get("tracer_provider")
-        self._tracer = None
-        self._patches = Patches(self._get_tracer)
+        self._patches = Patches(self._find_tracer)
         for integration in INTEGRATIONS:
             self._patches.apply(integration)
         with _ATTACHING:
-            self._get_tracer()
+            self._patches.resolve()
 
     def _uninstrument(self, **kwargs: Any) -> None:  # noqa: ARG002 - the interface's
         if self._patches is not None:
             self._patches.undo()
         background.drain(_DRAIN_S)
-        if self._tracer is not None:
-            runtime.detach(self._provider or trace.get_tracer_provider())
-        self._tracer = None
+        attached, self._attached_to = self._attached_to, None
+        if attached is not None:
+            runtime.detach(attached)
 
     def stats(self) -> dict[str, str]:
         """Library to instrumented version, or to why it is not; for `egisai.diagnostics()`."""
         return {} if self._patches is None else self._patches.state()
 
-    def _get_tracer(self) -> Tracer:
-        if self._tracer is not None:
-            return self._tracer
+    def _find_tracer(self) -> tuple[Tracer, bool]:
         provider = self._provider or trace.get_tracer_provider()
-        tracer = trace.get_tracer("egisai", version("egisai"), provider)
-        if not isinstance(provider, ProxyTracerProvider):
+        tracer = trace.get_tracer(semconv.SCOPE, version("egisai"), provider)
+        if isinstance(provider, ProxyTracerProvider):  # the program has yet to set its own
+            return tracer, False
+        if self._attached_to is None:
             runtime.attach(provider)
-            self._tracer = tracer
-        return tracer
+            self._attached_to = provider
+        return tracer, True

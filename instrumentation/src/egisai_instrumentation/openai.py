@@ -26,6 +26,7 @@ _PARAMETERS: Final = {
 """Parameters that are attributes as they stand."""
 
 _SYSTEM_ROLES: Final = frozenset({"system", "developer"})
+_EMPTY: Final[Mapping[str, Any]] = {}
 _SCALARS: Final = (str, int, float)
 
 
@@ -90,7 +91,15 @@ def _output_type(attributes: Attributes, format: object) -> None:  # noqa: A002 
 
 def _object(value: object) -> Mapping[str, Any]:
     """A JSON object, or an empty one where there is none."""
-    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+    # What it nearly always is comes first: asking an abstract class costs a third of a microsecond.
+    return cast("Mapping[str, Any]", value) if value and isinstance(value, (dict, Mapping)) else _EMPTY
+
+
+def _array(value: object) -> Sequence[object]:
+    """A JSON array, or an empty one where there is none."""
+    if not value or isinstance(value, str) or not isinstance(value, (list, Sequence)):
+        return ()
+    return cast("Sequence[object]", value)
 
 
 # --- system prompts --------------------------------------------------------------------------------------------------
@@ -121,18 +130,17 @@ def _stored_prompt(body: Mapping[str, Any]) -> StoredPrompt | None:
 
 def _system_text(messages: object) -> tuple[str, ...] | None:
     """The first run of system messages: later ones are remarks on the conversation, not who the agent is."""
-    if not isinstance(messages, Sequence) or isinstance(messages, str):
-        return None
     parts: list[str] = []
     found = False
-    for message in map(_object, cast("Sequence[object]", messages)):
+    for item in _array(messages):
+        message = _object(item)
         if message.get("role") in _SYSTEM_ROLES:
             found = True
             content = message.get("content")
             if isinstance(content, str):
                 parts.append(content)
-            elif isinstance(content, Sequence):
-                texts = (_object(part).get("text") for part in cast("Sequence[object]", content))
+            else:
+                texts = (_object(part).get("text") for part in _array(content))
                 parts += [text for text in texts if isinstance(text, str)]
         elif found:
             break
@@ -145,15 +153,23 @@ def _system_text(messages: object) -> tuple[str, ...] | None:
 def _chat_usage(attributes: Attributes, usage: Any) -> None:
     _put(attributes, semconv.USAGE_INPUT_TOKENS, usage.prompt_tokens)
     _put(attributes, semconv.USAGE_OUTPUT_TOKENS, usage.completion_tokens)
-    if details := getattr(usage, "prompt_tokens_details", None):
-        _put(attributes, semconv.USAGE_CACHE_READ_TOKENS, getattr(details, "cached_tokens", None))
-    if details := getattr(usage, "completion_tokens_details", None):
-        _put(attributes, semconv.USAGE_REASONING_TOKENS, getattr(details, "reasoning_tokens", None))
+    _put_detail(attributes, semconv.USAGE_CACHE_READ_TOKENS, usage, "prompt_tokens_details", "cached_tokens")
+    _put_detail(attributes, semconv.USAGE_REASONING_TOKENS, usage, "completion_tokens_details", "reasoning_tokens")
 
 
 def _put(attributes: Attributes, name: str, value: object) -> None:
     if value is not None:
         attributes[name] = value
+
+
+def _put_detail(attributes: Attributes, name: str, usage: Any, part: str, detail: str) -> None:
+    details: Any = getattr(usage, part, None)
+    if details is None:
+        return
+    if isinstance(details, dict):  # newer than this version of the SDK knows
+        _put(attributes, name, cast("dict[str, object]", details).get(detail))
+    else:
+        _put(attributes, name, getattr(details, detail, None))
 
 
 def _chat_response(completion: Any) -> Attributes:
@@ -187,10 +203,9 @@ class _ChatFold:
         if usage is not None:
             self._usage = usage
         choices = chunk.choices
-        if choices:
-            for choice in choices:
-                if choice.finish_reason is not None:
-                    self._reasons[choice.index] = choice.finish_reason
+        for choice in choices or ():
+            if choice.finish_reason is not None:
+                self._reasons[choice.index] = choice.finish_reason
         if not self.usage_asked:
             return False
         if usage is None:
@@ -239,10 +254,8 @@ def _responses_response(response: Any) -> Attributes:
     if usage is not None:
         _put(attributes, semconv.USAGE_INPUT_TOKENS, usage.input_tokens)
         _put(attributes, semconv.USAGE_OUTPUT_TOKENS, usage.output_tokens)
-        if details := getattr(usage, "input_tokens_details", None):
-            _put(attributes, semconv.USAGE_CACHE_READ_TOKENS, getattr(details, "cached_tokens", None))
-        if details := getattr(usage, "output_tokens_details", None):
-            _put(attributes, semconv.USAGE_REASONING_TOKENS, getattr(details, "reasoning_tokens", None))
+        _put_detail(attributes, semconv.USAGE_CACHE_READ_TOKENS, usage, "input_tokens_details", "cached_tokens")
+        _put_detail(attributes, semconv.USAGE_REASONING_TOKENS, usage, "output_tokens_details", "reasoning_tokens")
     status = response.status
     if status == "completed":
         called = any(item.type in _CALLS_TO_CLIENT for item in response.output or ())

@@ -38,8 +38,10 @@ class _Patch:
 class Patches:
     """What is patched, for one instrumentor."""
 
-    def __init__(self, tracer: Callable[[], Tracer]) -> None:
-        self._tracer = tracer
+    def __init__(self, find_tracer: Callable[[], tuple[Tracer, bool]]) -> None:
+        """`find_tracer` returns a tracer, and whether it is the one to stay with."""
+        self.tracer: Tracer | None = None
+        self._find_tracer = find_tracer
         self._lock = threading.Lock()
         self._active = True
         self._patches: list[_Patch] = []
@@ -67,7 +69,7 @@ class Patches:
             *owners, name = path.split(".")
             owner: Any = functools.reduce(getattr, owners, module)
             original = getattr(owner, name)
-            ours = stainless.follow(integration, original, self._current_tracer, _is_vendors(original))
+            ours = stainless.follow(integration, original, self, _is_vendors(original))
             self._patches.append(_Patch(owner, name, original, ours, inherited=name not in owner.__dict__))
             setattr(owner, name, ours)
             self._state[integration.library] = installed
@@ -76,6 +78,7 @@ class Patches:
         """Restore every original. Where somebody has patched on top of us, our layer stays and does nothing."""
         with self._lock:
             self._active = False
+            self.tracer = None
             for patch in reversed(self._patches):
                 if patch.owner.__dict__.get(patch.name) is not patch.ours:
                     continue
@@ -89,8 +92,14 @@ class Patches:
         """Library to what became of it."""
         return dict(self._state)
 
-    def _current_tracer(self) -> Tracer | None:
-        return self._tracer() if self._active else None
+    def resolve(self) -> Tracer | None:
+        """The tracer of now; None after `undo`."""
+        if not self._active:
+            return None
+        tracer, final = self._find_tracer()
+        if final:
+            self.tracer = tracer
+        return tracer
 
 
 def _is_vendors(function: Any) -> bool:

@@ -21,43 +21,55 @@ import json
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from types import SimpleNamespace
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 from urllib.parse import urlsplit
 
 from opentelemetry.trace import Tracer
 
-from egisai.guard import Guard
+from egisai.guard import Guard, failed
 
 from .calls import Call, Destination, aside, begin
 from .integration import Endpoint, Integration
 
 _BEGINNING: Final = Guard("beginning a call")
 _SETTLING: Final = Guard("following a response")
-_READING_CHUNK: Final = Guard("reading a chunk")
 
 _RAW_HEADER: Final = "X-Stainless-Raw-Response"
 _MAX_REFUSING: Final = 1000
+_MAX_CLIENTS: Final = 1000  # whose destination is remembered; past that it is worked out anew
 _MAX_COPIED_BYTES: Final = 4_000_000  # of a response that the caller reads as bytes; of a longer one no usage is known
 
 Request = Callable[..., Any]
+Feed = Callable[[Any], "bool | None"]
 
 
-def follow(integration: Integration, original: Request, tracer: Callable[[], Tracer | None], covered: bool) -> Request:
+class Tracing(Protocol):
+    """Where the tracer is, while calls are to be followed."""
+
+    tracer: Tracer | None
+
+    def resolve(self) -> Tracer | None:
+        """The tracer of now, where it is not settled yet; None while nothing is to be followed."""
+        ...
+
+
+def follow(integration: Integration, original: Request, tracing: Tracing, covered: bool) -> Request:
     """`original`, a client's `request` method, with each call followed.
 
     Args:
         integration: Whose requests they are.
         original: What to call; sync or async.
-        tracer: The tracer of now; None while nothing is to be followed.
+        tracing: Has the tracer, while calls are to be followed.
         covered: Whether another instrumentor wrapped `original`, and so makes the span.
     """
-    start = _Start(integration, tracer, covered)
+    start = _Start(integration, tracing, covered)
+    begun = start.begin
 
     if inspect.iscoroutinefunction(original):
 
         @functools.wraps(original)
         async def request_async(self: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
-            call, sent = start(self, options)
+            call, sent = begun(self, options)
             if call is None:
                 return await original(self, cast_to, options, *args, **kwargs)
             call.enter()
@@ -82,7 +94,7 @@ def follow(integration: Integration, original: Request, tracer: Callable[[], Tra
 
     @functools.wraps(original)
     def request(self: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
-        call, sent = start(self, options)
+        call, sent = begun(self, options)
         if call is None:
             return original(self, cast_to, options, *args, **kwargs)
         call.enter()
@@ -109,41 +121,47 @@ def follow(integration: Integration, original: Request, tracer: Callable[[], Tra
 class _Start:
     """From a request's options to a call and the options to send."""
 
-    def __init__(self, integration: Integration, tracer: Callable[[], Tracer | None], covered: bool) -> None:
+    def __init__(self, integration: Integration, tracing: Tracing, covered: bool) -> None:
         self._integration = integration
-        self._tracer = tracer
+        self._tracing = tracing
         self._covered = covered
-        self._destinations: weakref.WeakKeyDictionary[Any, tuple[Any, Destination]] = weakref.WeakKeyDictionary()
+        self._destinations: dict[int, tuple[object, Destination]] = {}
         self._refusing: set[Destination] = set()
 
-    def __call__(self, client: Any, options: Any) -> tuple[Call | None, Any]:
-        with _BEGINNING:
+    def begin(self, client: Any, options: Any) -> tuple[Call | None, Any]:
+        """The call that starts here, if it is one to follow, and the options to send. Never raises."""
+        try:
+            tracer = self._tracing.tracer or self._tracing.resolve()
+            if tracer is None:
+                return None, options
             endpoint = self._integration.endpoints.get(options.url)
-            tracer = self._tracer()
             body: object = options.json_data
-            if endpoint is not None and tracer is not None and isinstance(body, Mapping) and options.method == "post":
-                destination = self._destination(client)
-                asked = cast("Mapping[str, Any]", body)
-                if options.extra_json:  # the caller's `extra_body`, which the SDK merges later on
-                    asked = {**asked, **options.extra_json}
-                call = begin(tracer, endpoint, asked, destination, covered=self._covered)
-                if call is not None and call.recording:
-                    return call, self._sent(call, endpoint, destination, options)
-                return call, options
-            if tracer is not None:
+            if endpoint is None or not isinstance(body, (dict, Mapping)) or options.method != "post":
                 return aside(), options
-        return None, options
+            asked = cast("Mapping[str, Any]", body)
+            if options.extra_json:  # the caller's `extra_body`, which the SDK merges later on
+                asked = {**asked, **options.extra_json}
+            destination = self._destination(client)
+            call = begin(tracer, endpoint, asked, destination, covered=self._covered)
+            if call is not None and call.span is not None:
+                return call, self._sent(call, endpoint, destination, options)
+        except Exception as exc:  # noqa: BLE001 - logged and counted
+            failed("beginning a call", exc)
+            return None, options
+        return call, options
 
     def _destination(self, client: Any) -> Destination:
-        url = client.base_url
-        known = self._destinations.get(client)
-        if known is not None and known[0] is url:
+        url = getattr(client, "_base_url", None) or client.base_url
+        known = self._destinations.get(id(client))
+        if known is not None and known[0] is url:  # held here, so no other client's: ids are used again, this is not
             return known[1]
         parts = urlsplit(str(url))
         host = parts.hostname or ""
         provider = self._integration.provider(type(client).__name__, host)
         destination = Destination(provider, host, parts.port or (80 if parts.scheme == "http" else 443))
-        self._destinations[client] = (url, destination)
+        if len(self._destinations) >= _MAX_CLIENTS:
+            self._destinations.clear()
+        self._destinations[id(client)] = (url, destination)
         return destination
 
     # --- usage of streams, which some providers report only on request ---------------------------------------------
@@ -196,11 +214,12 @@ class _Start:
 
 def _settle(call: Call, result: Any) -> None:
     """End the call with `result`, or listen to it until it ends."""
-    if call.recording:
-        with _SETTLING:
+    if call.span is not None:
+        try:
             _shape_of(type(result))(call, result)  # pyright: ignore[reportUnknownArgumentType]
-            return
-        call.finish()
+        except Exception as exc:  # noqa: BLE001 - logged and counted
+            failed("following a response", exc)
+            call.finish()
 
 
 def _follow_stream(call: Call, stream: Any) -> None:
@@ -262,7 +281,7 @@ def _follow_lazy(call: Call, lazy: Any) -> None:
 
     @functools.wraps(close)
     def close_and_end() -> Any:
-        if call.recording:
+        if call.span is not None:
             with _SETTLING:
                 copied.end()
         return close()
@@ -398,27 +417,24 @@ def _before_close(response: Any, listener: Callable[[], _Listening | None]) -> N
 class _Listening:
     """The iterator inside a stream, listened to."""
 
-    __slots__ = ("__weakref__", "_call", "_feed", "_fresh", "_inner", "_next", "_running")
+    __slots__ = ("__weakref__", "_call", "_feed", "_fold_feed", "_inner", "_next", "_running")
 
-    def __init__(self, call: Call, feed: Callable[[Any], bool | None], inner: Any) -> None:
+    def __init__(self, call: Call, feed: Feed, inner: Any) -> None:
         self._call = call
-        self._feed = feed
+        self._fold_feed = feed
+        self._feed: Feed | None = None  # until the first chunk
         self._inner = inner
         self._running = False
-        self._fresh = True
 
     def closed(self) -> None:
         """The response is about to be closed: by its own end if a step is running, else by somebody who leaves."""
         if not self._running:
             self._call.abandon()
 
-    def _hides(self, chunk: Any) -> bool:
-        if self._fresh:
-            self._fresh = False
-            self._call.first_chunk()
-        with _READING_CHUNK:
-            return self._feed(chunk) is True
-        return False
+    def _first_feed(self) -> Feed:
+        self._call.first_chunk()
+        self._feed = self._fold_feed
+        return self._feed
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -430,7 +446,7 @@ class _Listening:
 class _Listener(_Listening):
     __slots__ = ()
 
-    def __init__(self, call: Call, feed: Callable[[Any], bool | None], inner: Any) -> None:
+    def __init__(self, call: Call, feed: Feed, inner: Any) -> None:
         super().__init__(call, feed, inner)
         self._next = inner.__next__
 
@@ -449,14 +465,18 @@ class _Listener(_Listening):
                 self._call.fail(exc)
                 raise
             self._running = False
-            if not self._hides(chunk):
-                return chunk
+            try:
+                if (self._feed or self._first_feed())(chunk):
+                    continue  # not the caller's to see
+            except Exception as exc:  # noqa: BLE001 - logged and counted
+                failed("reading a chunk", exc)
+            return chunk
 
 
 class _AsyncListener(_Listening):
     __slots__ = ()
 
-    def __init__(self, call: Call, feed: Callable[[Any], bool | None], inner: Any) -> None:
+    def __init__(self, call: Call, feed: Feed, inner: Any) -> None:
         super().__init__(call, feed, inner)
         self._next = inner.__anext__
 
@@ -475,5 +495,9 @@ class _AsyncListener(_Listening):
                 self._call.fail(exc)
                 raise
             self._running = False
-            if not self._hides(chunk):
-                return chunk
+            try:
+                if (self._feed or self._first_feed())(chunk):
+                    continue  # not the caller's to see
+            except Exception as exc:  # noqa: BLE001 - logged and counted
+                failed("reading a chunk", exc)
+            return chunk

@@ -14,7 +14,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-from egisai.fingerprint.memo import MISSING, Memo, Missing
+from egisai.fingerprint.memo import MISSING, PROBED, Memo, Missing
 
 __all__ = ["LONG", "MISSING", "Fingerprint", "Missing", "clear", "of", "of_stored", "seen"]
 
@@ -61,6 +61,8 @@ def of(system: tuple[str, ...]) -> Fingerprint | None:
 
 def seen(system: tuple[str, ...]) -> Fingerprint | Missing | None:
     """What `of` has to say about this text without computing it, or `MISSING`."""
+    if len(system) == 1 and len(system[0]) < PROBED:  # what most prompts are
+        return _memo.get(None, system)
     system = _bounded(system)
     return _memo.get(_memo.key(system), system)
 

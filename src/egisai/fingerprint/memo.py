@@ -19,7 +19,7 @@ class Missing(Enum):
 
 MISSING: Final[Literal[Missing.MISSING]] = Missing.MISSING
 
-_PROBED: Final = 2_000
+PROBED: Final = 2_000
 """Characters from which a text is looked up by a sample of itself instead of by its hash.
 
 Python keeps the hash of a str with the object, but a prompt rendered anew is a new object. Measured on 120,000
@@ -44,7 +44,7 @@ class Memo(Generic[V]):
 
     def key(self, texts: Texts) -> Key:
         """The sample by which long texts are found, made once per call and given to `get` and `put`; None if short."""
-        if sum(map(len, texts)) < _PROBED:
+        if sum(map(len, texts)) < PROBED:
             return None
         key: list[object] = []
         for text in texts:
