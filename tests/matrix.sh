@@ -43,7 +43,7 @@ install_oldest() {
     "$UV" pip install --quiet --python "$python" --constraint "$1/lowest.txt" pytest pyyaml anyio hypothesis fastapi flask uvicorn \
         waitress httpx2 \
         opentelemetry-instrumentation-httpx opentelemetry-instrumentation-threading opentelemetry-instrumentation-fastapi \
-        opentelemetry-instrumentation-flask
+        opentelemetry-instrumentation-flask opentelemetry-distro
 }
 
 run() {

