@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import cheroot.wsgi
 import fastapi
 import flask
 import httpx2
 import openai
 import pytest
 import uvicorn
-import waitress.server
 from fastapi.responses import StreamingResponse
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
@@ -44,16 +44,15 @@ def uvicorn_serving(app: Any) -> Iterator[str]:
 
 
 @contextmanager
-def waitress_serving(app: Any, threads: int) -> Iterator[str]:
-    server = waitress.server.create_server(app, host="127.0.0.1", port=0, threads=threads)
-    thread = threading.Thread(target=server.run)
+def cheroot_serving(app: Any, threads: int) -> Iterator[str]:
+    server = cheroot.wsgi.Server(("127.0.0.1", 0), app, numthreads=threads, max=threads)
+    server.prepare()
+    thread = threading.Thread(target=server.serve)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.effective_port}"
+        yield f"http://127.0.0.1:{server.bind_addr[1]}"
     finally:
-        server.task_dispatcher.shutdown()
-        server.close()
-        server.asyncore.socket_map.clear()
+        server.stop()
         thread.join()
 
 
@@ -169,7 +168,7 @@ def test_ctx_wsgi(spans: Spans, server: Provider, way: str, caplog: pytest.LogCa
     else:
         FlaskInstrumentor().instrument_app(app, tracer_provider=spans.provider)
     paths = [f"/{kinds[i % len(kinds)]}?user=wsgi-{i}" for i in range(N)]
-    with waitress_serving(app, threads=3) as base_url:
+    with cheroot_serving(app, threads=3) as base_url:
         replies = asyncio.run(ask(base_url, paths))
     assert all(reply.json() == {} for reply in replies if "plain" in str(reply.url))
     check(spans, sum("fails" not in path for path in paths))

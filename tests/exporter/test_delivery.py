@@ -405,11 +405,11 @@ def test_del_fork(receiver: Receiver, program: Program, tmp_path: Path) -> None:
         "    if pid == 0:\n"
         "        assert pipe.exporter.stats()['accepted'] == 0\n"
         "        pipe.spans(*[f'c{c}-{i}' for i in range(10)])\n"
-        "        print('ready', flush=True)\n"
+        "        os.write(1, b'ready\\n')\n"
         "        done = pipe.exporter.force_flush(15000)\n"
         "        os._exit(0 if done and pipe.exporter.stats()['delivered'] == 10 else 1)\n"
         "    children.append(pid)\n"
-        "pipe.spans('after')\nprint('ready', flush=True)\n"
+        "pipe.spans('after')\nos.write(1, b'ready\\n')\n"
         "assert pipe.exporter.force_flush(15000)\n"
         "sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children))\n"
     )
