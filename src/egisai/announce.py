@@ -159,7 +159,9 @@ class Announcer:
             return False
         hint = ": check api_key" if status in (401, 403) else ""
         self.last_error = f"{self._url} answered {status}{hint}"
-        log_once("%s answered %s to an announcement of agents%s", self._url, status, hint)
+        # The exporter sends the same key to the same platform, and says it louder.
+        level = logging.INFO if hint else logging.WARNING
+        log_once("%s answered %s to an announcement of agents%s", self._url, status, hint, level=level)
         count(f"announcement refused: {status}", n)
         return True
 

@@ -390,6 +390,7 @@ def test_an_announcement_says_who_and_where(client: openai.OpenAI) -> None:
 
 def test_announcements_are_retried_and_refusals_counted(caplog: pytest.LogCaptureFixture) -> None:
     """503 and 429 are tried again; 401 is said once with what to check, and counted."""
+    caplog.set_level(logging.INFO)
     with Platform() as platform:
         announcer = Announcer(platform.url, {}, {}, lambda _: None, backoff_s=(0.01, 0.02))
         who = Attribution(on_sighting=announcer.put)

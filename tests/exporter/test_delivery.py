@@ -175,7 +175,7 @@ def test_unreachable_is_one_calm_line(
     assert pipe.exporter.force_flush(5_000)
     lines = [record.getMessage() for record in caplog.records if record.name == "egisai_exporter"]
     assert len(lines) == 2, lines
-    expected = f"egis: cannot reach {down.url}/v1/traces (Connection refused); 1 batch is kept on disk in {tmp_path}"
+    expected = f"egisai: cannot reach {down.url}/v1/traces (Connection refused); 1 batch is kept on disk in {tmp_path}"
     assert lines[0].startswith(expected)
     assert "again" in lines[1]
     assert not any(record.exc_info for record in caplog.records)
@@ -232,6 +232,17 @@ def test_del_redirect(receiver: Receiver, pipeline: Make, code: int) -> None:
         assert elsewhere.requests == []
     finally:
         elsewhere.close()
+
+
+def test_a_refusal_in_protobuf_is_read(receiver: Receiver, pipeline: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """OTLP receivers say why in a protobuf google.rpc.Status: its message is in the log line, none of its bytes."""
+    message = "the key is revoked"
+    refusal = b"\x08\x10\x12" + bytes([len(message)]) + message.encode()  # code: 16, message
+    receiver.answer = lambda _: status(401, refusal, Content_Type="application/x-protobuf")
+    pipe = pipeline(receiver.url)
+    pipe.spans("kept")
+    assert not pipe.exporter.force_flush(5000)
+    assert f"(401 Unauthorized: {message});" in caplog.text
 
 
 @pytest.mark.parametrize("code", [401, 403])

@@ -182,13 +182,13 @@ class Delivery:
             self._counters.add("adopted", self._spool.adopt())
             self._counters.drop("spool_full", self._spool.trim())
         except OSError as error:
-            self._notices.say("sweep", logging.WARNING, "egis: cannot look through the spool: %s", error)
+            self._notices.say("sweep", logging.WARNING, "egisai: cannot look through the spool: %s", error)
 
     def _guarded_deliver(self, batch: Batch, timeout_s: float) -> None:
         try:
             self._deliver(batch, timeout_s)
         except Exception:  # noqa: BLE001 # our bug must neither end the thread nor lose the batch
-            self._notices.say("bug", logging.ERROR, "egis: delivery failed in an unforeseen way", exc_info=True)
+            self._notices.say("bug", logging.ERROR, "egisai: delivery failed in an unforeseen way", exc_info=True)
             self._put_off(batch, Temporary("bug", "unforeseen failure, see the log"))
         finally:
             with self._changed:
@@ -219,7 +219,7 @@ class Delivery:
                 self._put_off(batch, Temporary("disk", f"cannot read the spool: {error.strerror}"))
                 return None
             reason, why = disk_reason(error), str(error)
-        self._notices.say(reason, logging.ERROR, "egis: %d spans are lost: %s", batch.spans, why)
+        self._notices.say(reason, logging.ERROR, "egisai: %d spans are lost: %s", batch.spans, why)
         self._counters.drop(reason, batch.spans)
         self._spool.done(batch, keep_file=reason.startswith("disk_"))
         return None
@@ -228,7 +228,7 @@ class Delivery:
         rejected = min(reply.rejected, batch.spans)
         if rejected or reply.message:
             self._notices.say(
-                "rejected", logging.WARNING, "egis: %s took a batch but for %d of %d spans: %s",
+                "rejected", logging.WARNING, "egisai: %s took a batch but for %d of %d spans: %s",
                 self._endpoint, rejected, batch.spans, reply.message or "no reason given",
             )  # fmt: skip
         self._counters.add("delivered", batch.spans - rejected)
@@ -243,7 +243,7 @@ class Delivery:
         reason = f"refused_{error.status}"
         self._counters.last_error = str(error)
         self._notices.say(
-            reason, logging.ERROR, "egis: %s refuses spans for good: %s; %d are dropped (counted as %s)",
+            reason, logging.ERROR, "egisai: %s refuses spans for good: %s; %d are dropped (counted as %s)",
             self._endpoint, error, batch.spans, reason,
         )  # fmt: skip
         self._counters.drop(reason, batch.spans)
@@ -283,12 +283,14 @@ class Delivery:
         if isinstance(error, Unauthorized):
             self._notices.say(
                 error.problem, logging.ERROR,
-                "egis: %s does not accept the API key (%s); set EGISAI_API_KEY (or api_key) to a key with the ingest "
+                "egisai: %s does not accept the API key (%s); set EGISAI_API_KEY (or api_key) to a key with the ingest "
                 "scope and restart; %s meanwhile", self._endpoint, error, kept,
             )  # fmt: skip
         else:
             level, what = logging.WARNING, "cannot reach" if error.problem == "unreachable" else "cannot deliver to"
-            self._notices.say(error.problem, level, "egis: %s %s (%s); %s, retrying", what, self._endpoint, error, kept)
+            self._notices.say(
+                error.problem, level, "egisai: %s %s (%s); %s, retrying", what, self._endpoint, error, kept
+            )
 
     def _answered(self) -> None:
         """The receiver deals with our batches (again)."""
@@ -299,7 +301,7 @@ class Delivery:
         if failing:
             self._notices.over(*failing)
             waiting = self._spool.waiting()
-            log.info("egis: delivering to %s again; batches that still wait: %d", self._endpoint, waiting.batches)
+            log.info("egisai: delivering to %s again; batches that still wait: %d", self._endpoint, waiting.batches)
 
 
 def disk_reason(error: OSError) -> str:

@@ -66,7 +66,7 @@ class EgisExporter(SpanExporter):
         self._ensure_own_process()
         if self._shut_down:
             self._counters.drop("shut_down", len(spans))
-            self._notices.say("shut_down", logging.WARNING, "egis: spans come after shutdown and are dropped")
+            self._notices.say("shut_down", logging.WARNING, "egisai: spans come after shutdown and are dropped")
             return SpanExportResult.FAILURE
         bodies, bad = otlp.encode(spans)
         self._counters.drop("not_encodable", bad)
@@ -122,7 +122,7 @@ class EgisExporter(SpanExporter):
     def _refuse(self, reason: str, spans: int, why: str) -> bool:
         self._counters.drop(reason, spans)
         self._counters.last_error = why
-        message = "egis: %d spans are dropped (counted as %s): %s"
+        message = "egisai: %d spans are dropped (counted as %s): %s"
         self._notices.say(reason, logging.ERROR, message, spans, reason, why)
         return False
 

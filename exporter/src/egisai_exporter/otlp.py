@@ -27,7 +27,7 @@ def encode(spans: Sequence[ReadableSpan]) -> tuple[list[tuple[bytes, int]], int]
     try:
         request, bad = encode_spans(spans), 0
     except Exception:
-        log.exception("egis: a batch of %d spans cannot be encoded whole; going through it one by one", len(spans))
+        log.exception("egisai: a batch of %d spans cannot be encoded whole; going through it one by one", len(spans))
         good = [span for span in spans if _encodable(span)]
         request, bad = encode_spans(good), len(spans) - len(good)
     return [pack(piece) for piece in split(request, MAX_REQUEST_BYTES)], bad
@@ -79,6 +79,6 @@ def _encodable(span: ReadableSpan) -> bool:
     try:
         encode_spans([span])
     except Exception:
-        log.exception("egis: the span %r cannot be encoded and is dropped", span.name)
+        log.exception("egisai: the span %r cannot be encoded and is dropped", span.name)
         return False
     return True

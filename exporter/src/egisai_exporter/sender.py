@@ -10,7 +10,10 @@ from typing import Final, Protocol
 
 import requests
 from google.protobuf.message import DecodeError
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceResponse,
+)
 
 from egisai_exporter.settings import Settings
 
@@ -112,7 +115,11 @@ class HttpSender:
 
     def _describe(self, reply: requests.Response, content: bytes) -> str:
         where = reply.headers.get("Location", "") if 300 <= reply.status_code < 400 else ""
-        excerpt = _plain(where or content.decode("utf-8", "replace"))
+        if reply.headers.get("Content-Type", "").startswith("application/x-protobuf"):
+            said = _status_message(content)
+        else:
+            said = content.decode("utf-8", "replace")
+        excerpt = _plain(where or said)
         if self._authorization is not None:
             excerpt = excerpt.replace(self._authorization.removeprefix("Bearer "), "***")
         text = f"{reply.status_code} {_plain(reply.reason or '')}".strip()
@@ -130,6 +137,17 @@ def _content(reply: requests.Response) -> bytes:
     except requests.RequestException:
         return b""  # the status line is the answer; the body only explains it
     return content
+
+
+def _status_message(content: bytes) -> str:
+    """The message of a `google.rpc.Status`, in which OTLP receivers say why they refuse.
+
+    Its definition comes with no dependency of ours, but field 2 of a partial success is a string as well.
+    """
+    try:
+        return ExportTracePartialSuccess.FromString(content).error_message
+    except DecodeError:
+        return ""
 
 
 def _partial_success(content: bytes) -> Reply:

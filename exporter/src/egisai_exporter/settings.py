@@ -59,7 +59,7 @@ def read(
     key = _api_key(api_key)
     extra = _headers(headers)
     if key is None and not any(name.lower() == "authorization" for name in extra):
-        log.warning("egis: no api_key (EGISAI_API_KEY) is set: a platform that asks for one will refuse the spans")
+        log.warning("egisai: no api_key (EGISAI_API_KEY) is set: a platform that asks for one will refuse the spans")
     _check_number("max_bytes", max_bytes, (int,), "a whole number of bytes above 0")
     _check_number("timeout_s", timeout_s, (int, float), "a number of seconds above 0")
     return Settings(

@@ -190,4 +190,4 @@ class Spool:
             for batch in batches:
                 self.store.delete(batch)
         except OSError as error:  # the spans are dealt with; the files may be sent again by the next process
-            log.warning("egis: cannot remove batches from the spool: %s", error)
+            log.warning("egisai: cannot remove batches from the spool: %s", error)

@@ -218,7 +218,7 @@ class Disk:
                 if dead:
                     self._take_over(directory, adopted)
         except OSError as error:  # what could be moved is ours now; the rest is tried again at the next look
-            log.warning("egis: cannot take over the spool of a dead process: %s", error)
+            log.warning("egisai: cannot take over the spool of a dead process: %s", error)
 
     def _take_over(self, dead: Path, adopted: list[Batch]) -> None:
         """Move the batches of a directory whose lock we hold; what was moved is in `adopted` even if this raises."""
@@ -237,7 +237,7 @@ class Disk:
 def open_store(spool_dir: Path | None, destination: str) -> Store:
     """The most durable store there is: `spool_dir`, else the temporary directory, else memory; less is warned of."""
     if sys.platform == "win32":
-        log.warning("egis: this system has no flock: spans that wait are kept in memory and lost with the process")
+        log.warning("egisai: this system has no flock: spans that wait are kept in memory and lost with the process")
         return Memory()
     problem = "no home directory"
     if spool_dir is not None:
@@ -251,12 +251,12 @@ def open_store(spool_dir: Path | None, destination: str) -> Store:
         store = Disk(_private(_private(temporary) / destination))
     except OSError as error:
         log.warning(
-            "egis: no directory to keep spans in (%s; %s): they wait in memory, up to %d MiB, and are lost with the "
+            "egisai: no directory to keep spans in (%s; %s): they wait in memory, up to %d MiB, and are lost with the "
             "process; set EGISAI_SPOOL_DIR to a writable directory",
             *(problem, error, MEMORY_MAX_BYTES // 2**20),
         )
         return Memory()
-    log.warning("egis: no usable spool directory (%s): using %s; set EGISAI_SPOOL_DIR", problem, temporary)
+    log.warning("egisai: no usable spool directory (%s): using %s; set EGISAI_SPOOL_DIR", problem, temporary)
     return store
 
 
