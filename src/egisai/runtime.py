@@ -212,12 +212,12 @@ def detach(provider: trace.TracerProvider) -> None:
             pools.uninstall()
 
 
-def ensure_attribution() -> None:
-    """Where `init()` was not called, take organisation and app from the environment; never raises."""
+def ensure_attribution(*, app: str | None = None, organisation: str | None = None, api_key: str | None = None) -> None:
+    """Where `init()` was not called, take organisation and app from here, else the environment; never raises."""
     with _lock:
         if _runtime is None:
             try:
-                settings = Settings.resolve()
+                settings = Settings.resolve(app=app, organisation=organisation, api_key=api_key)
             except ValueError as exc:
                 guard.log_once("%s; using defaults", exc)
                 return

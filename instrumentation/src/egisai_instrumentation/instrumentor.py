@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -22,13 +23,31 @@ _ATTACHING: Final = Guard("attaching to the tracer provider")
 _DRAIN_S: Final = 1.0  # for agents still being worked out at exit
 
 
+@dataclass(frozen=True)
+class Configuration:
+    """Options of `instrument()`, which a declarative configuration gives under `instrumentation/development`.
+
+    Each falls back to the environment and to its default as in `egisai.init()`.
+    """
+
+    app: str | None = None
+    organisation: str | None = None
+    api_key: str | None = None
+    """Only for the organisation that it names: delivery is the exporter's."""
+
+
+_OPTIONS: Final = tuple(field.name for field in fields(Configuration))
+
+
 class EgisInstrumentor(BaseInstrumentor):
     """Instruments every supported client that is installed, now or when it is imported.
 
     `EgisInstrumentor().instrument(tracer_provider=None)` uses the given provider, else the global one, and adds an
     `EgisSpanProcessor` to it. Where the global provider is not set yet, it is picked up when it is. `egisai.init()`
-    does all this and delivers the spans as well.
+    does all this and delivers the spans as well. Without it, `instrument` also takes the options of `Configuration`.
     """
+
+    configuration = Configuration  # where OpenTelemetry's declarative configuration looks for what options there are
 
     _patches: Patches | None = None
     _provider: TracerProvider | None = None
@@ -38,7 +57,7 @@ class EgisInstrumentor(BaseInstrumentor):
         return ()  # each integration states its own
 
     def _instrument(self, **kwargs: Any) -> None:
-        runtime.ensure_attribution()
+        runtime.ensure_attribution(**{option: kwargs.get(option) for option in _OPTIONS})
         self._provider = kwargs.get("tracer_provider")
         self._patches = Patches(self._find_tracer)
         for integration in INTEGRATIONS:
