@@ -41,7 +41,7 @@ install_oldest() {
     "$UV" pip freeze --python "$python" --exclude-editable >"$1/lowest.txt"
     # What the tests themselves need must not move what is tested.
     "$UV" pip install --quiet --python "$python" --constraint "$1/lowest.txt" pytest pyyaml anyio hypothesis fastapi flask uvicorn \
-        waitress httpx2 \
+        cheroot httpx2 \
         opentelemetry-instrumentation-httpx opentelemetry-instrumentation-threading opentelemetry-instrumentation-fastapi \
         opentelemetry-instrumentation-flask opentelemetry-distro
 }
