@@ -9,6 +9,7 @@ from . import semconv
 from .attribution import attributes_of, attributes_of_span, current, nearest
 from .context import facts_of, held_in, span_in
 from .guard import failed
+from .outgoing import remember
 
 
 class EgisSpanProcessor(SpanProcessor):
@@ -66,3 +67,4 @@ def stamp(span: Span, ctx: Context) -> None:
         if semconv.covers(parent, own.get(semconv.OPERATION)):
             attributes[semconv.CALL_NESTED] = True
     span.set_attributes(attributes)
+    remember(span, attributes)

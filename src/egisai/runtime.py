@@ -31,6 +31,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
 from . import attribution, guard, pools, semconv
 from .announce import Announcer
+from .outgoing import Outgoing
 from .processor import EgisSpanProcessor
 from .settings import Settings
 
@@ -178,7 +179,7 @@ def _set_up(runtime: _Runtime, tracer_provider: TracerProvider | None) -> None:
     if runtime.slot is not None:
         runtime.exporter = _exporter(settings, runtime)
         if runtime.exporter is not None:
-            runtime.slot.delivering = _batches(runtime.exporter)
+            runtime.slot.delivering = _batches(Outgoing(runtime.exporter))
     runtime.instrumentor = _instrument(provider)
 
 

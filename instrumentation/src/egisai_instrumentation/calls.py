@@ -26,6 +26,7 @@ from egisai import attribution, fingerprint, semconv
 from egisai.context import Facts, Held, facts_of, held_in, hold, span_in
 from egisai.guard import Guard, failed
 from egisai.identity import Identity
+from egisai.outgoing import remember
 
 from . import background
 from .integration import Attributes, Endpoint, Fold, StoredPrompt
@@ -264,6 +265,7 @@ def begin(
         call.context = hold(outer, Held(facts, who, call), span)
         if span.is_recording():
             call.span = span
+            remember(span, who)
     return call
 
 
@@ -285,6 +287,7 @@ def _attribute(
     if semconv.AGENT_ID in who and semconv.AGENT_NAME not in who and semconv.AGENT_NAME in theirs:
         attributes[semconv.AGENT_NAME] = who[semconv.AGENT_ID]  # never another agent's name beside this id
     span.set_attributes(attributes)
+    remember(span, attributes)
     if pending is not None:
         pending.add_done_callback(lambda agent: _attribute_late(span, agent))
 
@@ -334,6 +337,7 @@ def _end_late(span: Span, agent: Future[Attributes], end_ns: int) -> None:
     with _ENDING:
         try:
             span.set_attributes(agent.result())
+            remember(span, agent.result())
         finally:
             span.end(end_ns)
 
@@ -342,6 +346,7 @@ def _attribute_late(span: Span, agent: Future[Attributes]) -> None:
     with _ENDING:
         if span.is_recording():
             span.set_attributes(agent.result())
+            remember(span, agent.result())
 
 
 def _name_of(exc: BaseException) -> str:
