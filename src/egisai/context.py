@@ -4,7 +4,10 @@ The OTel context is the single store, so the facts go wherever it goes: into asy
 `pools`), over HTTP by the propagators. A `set_context` made inside a span's scope ends with that scope, because
 leaving the scope restores the context from before it.
 
-    facts of a context  =  what is held for a call in flight, else the `egisai.*` members of the baggage
+    facts of a context  =  what is held for a call in flight, else what we put in its baggage
+
+A member called `egisai.*` that somebody else put there, such as a caller with a forged header, is never a fact
+(see `propagation` for what arrives from other processes).
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import difflib
 import functools
 import inspect
 import re
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, cast
 from uuid import UUID
@@ -23,13 +26,14 @@ from opentelemetry.context import Context, attach, create_key, get_current, set_
 from opentelemetry.trace import Span
 
 from .guard import count, log_once
+from .identity import is_uuid
 from .semconv import BAGGAGE_PREFIX, FIELDS
 
 P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_VALUE_CHARS: Final = 256
-"""Longest value of a fact. Six of them, percent-encoded, still fit the 8,192 bytes of a W3C baggage header."""
+"""Longest value of a fact. Percent-encoded, one still fits the 4,096 bytes of a W3C baggage member in any script."""
 
 _UNPRINTABLE: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
@@ -61,7 +65,7 @@ NO_FACTS: Final = Facts()
 
 
 class _Own(NamedTuple):
-    """What `set_context` knew of the baggage it made, so that no call has to find it out again."""
+    """What we knew of the baggage we made: the only facts that are believed, and found without reading it again."""
 
     members: dict[str, object]
     facts: Facts
@@ -88,13 +92,14 @@ def facts_of(ctx: Context) -> Facts:
     held = ctx.get(_HELD)
     if held is not None:
         return cast(Held, held).facts
-    members = ctx.get(_BAGGAGE)
-    if not members:
-        return NO_FACTS
+    members = cast("Mapping[str, object] | None", ctx.get(_BAGGAGE))
     own = cast("_Own | None", ctx.get(_OWN))
-    if own is not None and own.members is members:
+    if own is None or not members:
+        return NO_FACTS
+    if own.members is members:
         return own.facts
-    return _read(cast("Mapping[str, object]", members))
+    # Somebody wrote to the baggage since: what they removed is gone, what they put in the place of ours is not ours.
+    return _facts([fact if key in members else None for key, fact in zip(_KEYS, own.facts, strict=True)])
 
 
 def held_in(ctx: Context) -> Held | None:
@@ -117,14 +122,43 @@ def current_context() -> dict[str, str]:
     return {name: value for name, value in facts_of(get_current())._asdict().items() if value is not None}
 
 
-def _read(members: Mapping[str, object]) -> Facts:
-    facts = Facts(*[_usable(members.get(key)) for key in _KEYS])
+def read(members: Mapping[str, object]) -> Facts:
+    """The facts in baggage that another process sent: what cannot be one is left out, silently."""
+    return _facts([_usable(field, members.get(key)) for field, key in zip(FIELDS, _KEYS, strict=True)])
+
+
+def _facts(values: Iterable[str | None]) -> Facts:
+    facts = Facts(*values)
     return facts if facts != NO_FACTS else NO_FACTS
 
 
-def _usable(value: object) -> str | None:
-    # Baggage can also come from other writers and other services: take what is a fact, ignore what is not.
-    return value if type(value) is str and 0 < len(value) <= MAX_VALUE_CHARS else None
+def _usable(field: str, value: object) -> str | None:
+    if type(value) is not str or not 0 < len(value) <= MAX_VALUE_CHARS or _UNPRINTABLE.search(value):
+        return None
+    return value if field != "agent_id" or is_uuid(value) else None
+
+
+def others_in(ctx: Context) -> dict[str, object]:
+    """The baggage of `ctx` without any `egisai.*` member, whoever wrote it. Not to be changed."""
+    members = cast("dict[str, object] | None", ctx.get(_BAGGAGE))
+    if not members:
+        return {}
+    own = cast("_Own | None", ctx.get(_OWN))
+    if own is not None and own.members is members:
+        return own.others
+    return {key: value for key, value in members.items() if not key.startswith(BAGGAGE_PREFIX)}
+
+
+def with_others(ctx: Context, others: dict[str, object]) -> Context:
+    """`ctx` with this baggage in the place of its own: facts of its own that are not in it are gone."""
+    return Context({**ctx, _BAGGAGE: others})
+
+
+def with_facts(ctx: Context, facts: Facts) -> Context:
+    """`ctx` with these facts in its baggage, in the place of those it had."""
+    others = others_in(ctx)
+    members = others | {key: fact for key, fact in zip(_KEYS, facts, strict=True) if fact is not None}
+    return Context({**ctx, _BAGGAGE: members, _OWN: _Own(members, _facts(facts), others)})
 
 
 # --- writing -------------------------------------------------------------------------------------------------------
@@ -230,16 +264,10 @@ def _refuse(field: str, value: object, allowed: str) -> None:
 
 def _merged(ctx: Context, changes: Mapping[str, str]) -> Context:
     held = held_in(ctx)
+    facts = facts_of(ctx)._replace(**{field: text or None for field, text in changes.items()})
     if held is not None:  # inside a call's own machinery: the baggage stays empty until the request is over
-        facts = held.facts._replace(**{field: text or None for field, text in changes.items()})
         return set_value(_HELD, held._replace(facts=facts, attributes=None), ctx)
-    members = dict(baggage.get_all(ctx))
-    for field, text in changes.items():
-        if text:
-            members[BAGGAGE_PREFIX + field] = text
-        else:
-            members.pop(BAGGAGE_PREFIX + field, None)
-    return Context({**ctx, _BAGGAGE: members, _OWN: _Own(members, _read(members), _not_ours(members))})
+    return with_facts(ctx, facts)
 
 
 def hold(ctx: Context, held: Held, span: Span | None = None) -> Context:
@@ -247,15 +275,9 @@ def hold(ctx: Context, held: Held, span: Span | None = None) -> Context:
     inside: dict[str, object] = {**ctx, _HELD: held}
     if span is not None:
         inside[_SPAN] = span
-    members = ctx.get(_BAGGAGE)
-    if members:
-        own = cast("_Own | None", ctx.get(_OWN))
-        inside[_BAGGAGE] = own.others if own is not None and own.members is members else _not_ours(baggage.get_all(ctx))
+    if ctx.get(_BAGGAGE):
+        inside[_BAGGAGE] = others_in(ctx)
     return Context(inside)
-
-
-def _not_ours(members: Mapping[str, object]) -> dict[str, object]:
-    return {key: value for key, value in members.items() if not key.startswith(BAGGAGE_PREFIX)}
 
 
 # --- scopes ----------------------------------------------------------------------------------------------------------

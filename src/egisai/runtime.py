@@ -19,7 +19,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
 
@@ -29,7 +29,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
-from . import attribution, guard, pools, semconv
+from . import attribution, guard, pools, propagation, semconv
 from .announce import Announcer
 from .outgoing import Outgoing
 from .processor import EgisSpanProcessor
@@ -111,7 +111,7 @@ def _strict(function: Callable[P, R]) -> Callable[P, R]:
             if name not in allowed:
                 meant = difflib.get_close_matches(name, allowed, 1)
                 hint = f"did you mean {meant[0]!r}? " if meant else ""
-                shown = "…" if "key" in name else repr(value)
+                shown = "…" if "key" in name or "secret" in name else repr(value)
                 raise TypeError(f"init() has no parameter {name}={shown}: {hint}It takes {', '.join(allowed)}")
         return function(*args, **kwargs)
 
@@ -126,6 +126,9 @@ def init(
     env: str | None = None,
     base_url: str | None = None,
     organisation: str | None = None,
+    trusted_hosts: str | Sequence[str] | None = None,
+    context_secret: str | None = None,
+    trust_inbound: bool | None = None,
     quiet: bool = False,
     tracer_provider: TracerProvider | None = None,
 ) -> None:
@@ -143,6 +146,12 @@ def init(
             program's own OpenTelemetry setup, or the standard `OTEL_*` variables, send them.
         organisation: Read from the key; give it only to compute the same agent ids without one
             (`EGISAI_ORGANISATION`, "default").
+        trusted_hosts: Hosts that facts may be sent to beyond private ones: exact names, and `*.example.com` for each
+            name below one (`EGISAI_TRUSTED_HOSTS`, comma-separated).
+        context_secret: Shared by your services: signs the facts that go from one to another. Two, with a comma, to
+            rotate: the first signs, both verify (`EGISAI_CONTEXT_SECRET`).
+        trust_inbound: Believe facts that arrive unsigned. Only where nobody else can send requests
+            (`EGISAI_TRUST_INBOUND`, false).
         quiet: No log line about how things were set up. Errors are logged all the same.
         tracer_provider: Use this provider rather than the global one.
 
@@ -151,7 +160,16 @@ def init(
         TypeError: A parameter does not exist.
     """
     global _runtime
-    settings = Settings.resolve(api_key=api_key, app=app, env=env, base_url=base_url, organisation=organisation)
+    settings = Settings.resolve(
+        api_key=api_key,
+        app=app,
+        env=env,
+        base_url=base_url,
+        organisation=organisation,
+        trusted_hosts=trusted_hosts,
+        context_secret=context_secret,
+        trust_inbound=trust_inbound,
+    )
     with _lock:
         if _runtime is not None:
             if settings != _runtime.settings:
@@ -170,6 +188,7 @@ def init(
 
 def _set_up(runtime: _Runtime, tracer_provider: TracerProvider | None) -> None:
     settings = runtime.settings
+    propagation.use(propagation.Trust.of(settings))
     _attribute(settings, runtime)
     if tracer_provider is not None:
         provider, runtime.provider = tracer_provider, "given"
@@ -268,6 +287,7 @@ def shutdown(timeout_s: float = 5.0) -> None:
         if runtime.announcer is not None:
             runtime.announcer.close(min(_LAST_WORD_S, timeout_s))
         attribution.use(attribution.Attribution())
+        propagation.use(None)
 
 
 def diagnostics() -> dict[str, Any]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 _KEY: Final = re.compile(r"egis_live_([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)_([A-Za-z0-9-]{43,})")
 _ORGANISATION: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _BLANK: Final = re.compile(r"[\s\x00-\x1f\x7f]")
 _MAX_LABEL_CHARS: Final = 256
+_HOST: Final = re.compile(r"(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|[0-9a-f:]*:[0-9a-f:.]*")
+_MIN_SECRET_CHARS: Final = 16  # `openssl rand -hex 32` makes 64
+_BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
 class ConfigurationError(ValueError):
@@ -32,6 +36,12 @@ class Settings:
     """`EGISAI_BASE_URL`, such as `http://127.0.0.1:4318`. None: spans go where OpenTelemetry is set up to send them."""
     organisation: str
     """`EGISAI_ORGANISATION`; by default the one in the key, else "default". Part of every agent's id."""
+    trusted_hosts: tuple[str, ...] = ()
+    """`EGISAI_TRUSTED_HOSTS`, comma-separated: hosts beyond the private ones that facts are sent to."""
+    context_secret: tuple[str, ...] = field(default=(), repr=False)
+    """`EGISAI_CONTEXT_SECRET`, one or two: the first signs the facts sent to other services, each verifies."""
+    trust_inbound: bool = False
+    """`EGISAI_TRUST_INBOUND`: believe facts that arrive unsigned."""
 
     @classmethod
     def resolve(
@@ -42,6 +52,9 @@ class Settings:
         env: str | None = None,
         base_url: str | None = None,
         organisation: str | None = None,
+        trusted_hosts: str | Sequence[str] | None = None,
+        context_secret: str | None = None,
+        trust_inbound: bool | None = None,
     ) -> Settings:
         """Fill in from the environment and check.
 
@@ -56,6 +69,9 @@ class Settings:
             env=_label("env", _given("env", env) or "production"),
             base_url=_url(_given("base_url", base_url)),
             organisation=_organisation(_given("organisation", organisation), key_organisation),
+            trusted_hosts=_hosts(trusted_hosts),
+            context_secret=_secrets(_given("context_secret", context_secret)),
+            trust_inbound=_boolean("trust_inbound", trust_inbound),
         )
 
     def shown(self) -> dict[str, str | None]:
@@ -66,6 +82,9 @@ class Settings:
             "organisation": self.organisation,
             "base_url": self.base_url,
             "api_key": _masked(self.api_key) if self.api_key else None,
+            "trusted_hosts": ",".join(self.trusted_hosts) or None,
+            "context_secret": "…" if self.context_secret else None,
+            "trust_inbound": "true" if self.trust_inbound else "false",
         }
 
 
@@ -115,6 +134,42 @@ def _label(name: str, value: str) -> str:
             f"{name}={value[:64]!r} is not a label: it must be 1 to {_MAX_LABEL_CHARS} printable characters"
         )
     return text
+
+
+def _hosts(value: object) -> tuple[str, ...]:
+    if isinstance(value, (list, tuple)):
+        items = list(cast("Sequence[object]", value))
+    else:
+        items = [item for item in (_given("trusted_hosts", value) or "").split(",") if item.strip()]
+    hosts: list[str] = []
+    for item in items:
+        host = item.strip().lower() if isinstance(item, str) else ""
+        if not _HOST.fullmatch(host):
+            raise ConfigurationError(
+                f"trusted_hosts={item!r} is not a host: use names such as api.example.com, *.example.com (each name "
+                "below it) or addresses, without scheme, port or path; international names in their xn-- form"
+            )
+        hosts.append(host)
+    return tuple(hosts)
+
+
+def _secrets(value: str | None) -> tuple[str, ...]:
+    secrets = tuple(part.strip() for part in value.split(",")) if value else ()
+    if len(secrets) > 2 or any(len(secret) < _MIN_SECRET_CHARS for secret in secrets):
+        raise ConfigurationError(
+            f"context_secret is unusable: give one secret, or two with a comma (the first signs, both verify), of "
+            f"{_MIN_SECRET_CHARS} characters or more each, such as `openssl rand -hex 32` makes"
+        )
+    return secrets
+
+
+def _boolean(name: str, value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = _given(name, value) or "false"
+    if text.lower() not in _BOOLEANS:
+        raise ConfigurationError(f"{name}={text!r} is neither true nor false")
+    return _BOOLEANS[text.lower()]
 
 
 def _url(value: str | None) -> str | None:

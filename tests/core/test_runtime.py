@@ -96,8 +96,11 @@ def test_unknown_parameter_raises() -> None:
         egisai.init(ap="billing")  # type: ignore[call-arg]
     assert "init() has no parameter ap='billing': did you mean 'app'? It takes api_key, app, env" in str(error.value)
     with pytest.raises(TypeError) as error:
-        egisai.init(apikey="secret")  # type: ignore[call-arg]
-    assert "secret" not in str(error.value)
+        egisai.init(apikey="hunter2")  # type: ignore[call-arg]
+    assert "hunter2" not in str(error.value)
+    with pytest.raises(TypeError) as error:
+        egisai.init(context_secrets="hunter2")  # type: ignore[call-arg]
+    assert "hunter2" not in str(error.value)
 
 
 def test_keyword_then_environment_then_default(monkeypatch: pytest.MonkeyPatch) -> None:
