@@ -26,7 +26,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import StatusCode
 
-from . import attribution, fingerprint, guard, pools, runtime, semconv
+from . import attribution, fingerprint, guard, runtime, semconv
 from .identity import name_key
 from .settings import Settings
 
@@ -277,8 +277,6 @@ def _set_aside() -> Generator[Settings | None, None, None]:
         if outer is not None:
             atexit.unregister(runtime.shutdown)
             atexit.register(runtime.shutdown)
-        if _attributed():
-            pools.install()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from openai import AsyncOpenAI, OpenAI, OpenAIError
+from opentelemetry.sdk.trace import TracerProvider
 
 import egisai
 from egisai import attribution, fingerprint, guard, runtime
@@ -97,6 +98,22 @@ def test_pools_are_attributed(client: OpenAI) -> None:
     calls.assert_no_mixing(by="user_id", also="session_id")
 
 
+def test_a_call_that_two_instrumentors_saw_is_one() -> None:
+    """A span of the same call inside another is not a second call; other spans are no calls."""
+    chat = {"gen_ai.operation.name": "chat"}
+    with capture() as calls:
+        tracer = calls.tracer_provider.get_tracer("vendor")
+        with tracer.start_as_current_span("outer", attributes=chat), tracer.start_as_current_span("HTTP"):
+            pass
+        with (
+            tracer.start_as_current_span("outer", attributes=chat),
+            tracer.start_as_current_span("in", attributes=chat),
+        ):
+            pass
+    assert len(calls) == 2
+    calls.assert_attributed(agent="default")
+
+
 # --- assertions ------------------------------------------------------------------------------------------------------
 
 
@@ -150,6 +167,9 @@ def test_assert_no_mixing(client: OpenAI) -> None:
             calls.assert_no_mixing(by="user_id", also="session_id")
         for user, session in (("u1", "s1"), ("u1", "s2"), ("u2", "s3")):
             with egisai.context(user_id=user, session_id=session):
+                ask(client)
+        for user in ("u1", "u2"):  # without a session: nothing to mix
+            with egisai.context(user_id=user):
                 ask(client)
         calls.assert_no_mixing(by="user_id", also="session_id")
         with egisai.context(session_id="s3"):
@@ -218,7 +238,7 @@ def test_instrumentor_alone_before_and_after(client: OpenAI, spans: SimpleNamesp
 
 def test_init_and_shutdown_inside_change_nothing(client: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program under test calls `init()` with its platform: nothing is sent there, and calls are recorded."""
-    original = OpenAI.request
+    original, pool_submit = OpenAI.request, ThreadPoolExecutor.submit
     monkeypatch.setenv("EGISAI_BASE_URL", "http://127.0.0.1:9")
     with capture(app="support") as calls:
         egisai.init(app="support")
@@ -227,9 +247,12 @@ def test_init_and_shutdown_inside_change_nothing(client: OpenAI, monkeypatch: py
         assert egisai.flush()
         egisai.shutdown()
         ask(client)
+        egisai.init(tracer_provider=TracerProvider(), quiet=True)
+        assert egisai.diagnostics()["exporter"] is not None
     assert [call.agent_source for call in calls] == ["app", "app"]
     assert calls[0].agent == "support"
     assert OpenAI.request is original
+    assert ThreadPoolExecutor.submit is pool_submit
     assert runtime._runtime is None
 
 
