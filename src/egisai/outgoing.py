@@ -7,16 +7,29 @@ them is exported as a copy; other exporters of the same provider see the span as
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from . import attribution, fingerprint, semconv
 from .guard import failed
 
 _STAMPED: Final = "_egisai_stamped"
+
+_UNSURE: Final = frozenset({"app", "fingerprint"})
+"""How the agent of a call is known where the call's own prompt knows better: not at all, or from the span above."""
+
+_SYSTEM: Final = frozenset({"system", "developer"})
+_REDACTED: Final = "__REDACTED__"  # what OpenInference writes for content that it was told to hide
+_FLAT: Final = re.compile(
+    r"llm\.input_messages\.(\d+)\.message\.(role|content|contents\.(\d+)\.message_content\.text)"  # OpenInference
+    r"|gen_ai\.prompt\.(\d+)\.(role|content)"  # OpenLLMetry before 0.50
+)
 
 
 class Outgoing(SpanExporter):
@@ -53,6 +66,9 @@ def settled(span: ReadableSpan) -> ReadableSpan:
     try:
         own = span.attributes or {}
         changes = _lost(span, own)
+        source = changes.get(semconv.AGENT_SOURCE, own.get(semconv.AGENT_SOURCE))
+        if source in _UNSURE and semconv.PROMPT_FINGERPRINT not in own and semconv.is_call(own):
+            changes.update(_by_prompt(span, own))
         return _with(span, own, changes) if changes else span
     except Exception as exc:  # noqa: BLE001 - logged and counted
         failed("settling a span", exc)
@@ -81,3 +97,86 @@ def _with(span: ReadableSpan, own: Mapping[str, Any], changes: Mapping[str, Any]
     changed = copy.copy(span)
     changed._attributes = attributes  # pyright: ignore
     return changed
+
+
+# --- the prompt that another instrumentor recorded -------------------------------------------------------------------
+
+
+def _by_prompt(span: ReadableSpan, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The agent whose system prompt the span's instrumentor recorded; nothing where it did not, or not in full."""
+    prompt = tuple(_recorded(own)) or tuple(_flat(own) if not span.dropped_attributes else ())
+    limit: int | None = getattr(span._attributes, "max_value_len", None)  # pyright: ignore
+    if not prompt or _REDACTED in prompt or (limit is not None and any(len(text) >= limit for text in prompt)):
+        return {}
+    found = fingerprint.of(prompt)
+    if found is None:
+        return {}
+    identity = attribution.current().prompted(found)
+    return {
+        semconv.AGENT_ID: identity.id,
+        semconv.AGENT_NAME: identity.name,
+        semconv.AGENT_SOURCE: identity.source,
+        semconv.PROMPT_FINGERPRINT: found.digest,
+    }
+
+
+def _recorded(own: Mapping[str, Any]) -> Iterator[str]:
+    """The system text in the GenAI conventions' own attributes, which are JSON or, on newer SDKs, plain values."""
+    yield from _texts(_parsed(own.get(semconv.SYSTEM_INSTRUCTIONS)))
+    messages = _items(_parsed(own.get(semconv.INPUT_MESSAGES)))
+    yield from _first_run((message.get("role"), _texts(message.get("parts"))) for message in messages)
+
+
+def _flat(own: Mapping[str, Any]) -> Iterator[str]:
+    """The system text where each message has attributes of its own, numbered."""
+    roles: dict[int, Any] = {}
+    texts: dict[int, dict[int, Any]] = {}
+    for name, value in own.items():
+        if match := _FLAT.fullmatch(name):
+            number = int(match[1] or match[4])
+            if "role" in (match[2], match[5]):
+                roles[number] = value
+            else:
+                texts.setdefault(number, {})[int(match[3] or 0)] = value
+    return _first_run((roles[number], _in_order(texts.get(number, {}))) for number in sorted(roles))
+
+
+def _in_order(parts: Mapping[int, Any]) -> Iterator[str]:
+    return (parts[number] for number in sorted(parts) if isinstance(parts[number], str))
+
+
+def _first_run(messages: Iterable[tuple[object, Iterable[str]]]) -> Iterator[str]:
+    """The texts of the first system messages; later ones are remarks on the conversation, not who the agent is."""
+    found = False
+    for role, texts in messages:
+        if role in _SYSTEM:
+            found = True
+            yield from texts
+        elif found:
+            return
+
+
+def _parsed(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:  # cut by a limit
+        return None
+
+
+def _items(value: object) -> Iterator[Mapping[str, Any]]:
+    if isinstance(value, (list, tuple)):
+        for item in cast("Sequence[object]", value):
+            if isinstance(item, Mapping):
+                yield cast("Mapping[str, Any]", item)
+
+
+def _texts(content: object) -> Iterator[str]:
+    """The texts of a message's content: one, or parts with theirs under `content` or `text`."""
+    if isinstance(content, str):
+        yield content
+    for part in _items(content):
+        text = part.get("content", part.get("text"))
+        if isinstance(text, str):
+            yield text
