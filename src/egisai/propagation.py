@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 from opentelemetry import baggage
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
-from opentelemetry.context import Context, get_current
+from opentelemetry.context import Context, create_key, get_current, set_value
 from opentelemetry.propagators.textmap import default_getter, default_setter
 from opentelemetry.trace import SpanKind
 
@@ -34,6 +34,7 @@ from .context import NO_FACTS, Facts, facts_of, held_in, others_in, read, span_i
 from .semconv import BAGGAGE_PREFIX, FIELDS, SERVER_ADDRESS
 from .settings import Settings
 
+_REFUSED: Final = create_key("egisai-refused")  # members, so that a second reader of the header counts them no more
 _HEADER: Final = "baggage"
 _SIGNATURE: Final = BAGGAGE_PREFIX + "signature"
 _SIGNED: Final = re.compile(r"1\.([0-9]{1,12})\.([A-Za-z0-9_-]{43})")  # version, expiry in seconds, HMAC
@@ -272,11 +273,11 @@ def _extracting(original: Any) -> Any:
         if len(ours) < len(members):
             others = {key: value for key, value in members.items() if key not in ours}
             ctx = with_others(ctx, {**baggage.get_all(ctx), **others})
-        if not ours:
+        if not ours or before.get(_REFUSED) == ours:
             return ctx
         try:
             facts = current().believed(ours)
-            return ctx if facts is NO_FACTS else with_facts(ctx, facts)
+            return set_value(_REFUSED, ours, ctx) if facts is NO_FACTS else with_facts(ctx, facts)
         except Exception as exc:  # noqa: BLE001 - logged and counted
             guard.failed("reading facts of another service", exc)
             return ctx

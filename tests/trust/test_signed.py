@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
 from typing import Any
 
 import fastapi
@@ -18,8 +19,10 @@ from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from tests.trust.conftest import SECRET
 
 import egisai
@@ -190,13 +193,31 @@ def test_secrets_are_checked(secret: str, monkeypatch: pytest.MonkeyPatch, caplo
         Settings.resolve(context_secret=SECRET, trust_inbound="yes")  # type: ignore[arg-type]
 
 
+def test_otel_hop_by_name(secret: str) -> None:
+    """`OTEL_PROPAGATORS=tracecontext,baggage,egisai`, or without `baggage`: one and the same header, judged once."""
+    [ours] = entry_points(group="opentelemetry_propagator", name="egisai")
+    header = sent(**FACTS)
+    for propagators in ([W3CBaggagePropagator(), ours.load()()], [ours.load()()]):
+        both = CompositePropagator([TraceContextTextMapPropagator(), *propagators])
+        carrier: dict[str, str] = {}
+        egisai.set_context(**FACTS)  # type: ignore[arg-type]
+        with TRACER.start_as_current_span("send", kind=SpanKind.PRODUCER):
+            both.inject(carrier)
+        attach(Context())
+        assert carrier["baggage"].partition("egisai.signature")[0] == header.partition("egisai.signature")[0]
+        attach(both.extract(carrier))
+        assert egisai.current_context() == FACTS
+        both.extract({"baggage": "egisai.user_id=mallory"})
+    assert counts() == {"refused:context:missing": 2}
+
+
 # --- the header ---------------------------------------------------------------------------------------------------
 
 
 def test_otel_no_spoof_overflow(secret: str) -> None:
     """Where others leave little room, the agent goes first, what has none is counted, and what is sent verifies."""
     facts = {"agent_id": "0d9a4c1e-7d7a-4b0e-9d5f-0a4f6f1f2a3b", **FACTS, "user_id": "u" * 256, "session_id": "é" * 256}
-    for length in (6000, 7300, 7850, 7990, 8020, 8100, 8180):
+    for length in (6000, 7300, *range(7850, 8181, 10)):
         others = {f"k{i}": "x" * min(4000, length - 4000 * i) for i in range(3) if length > 4000 * i}
         ctx = Context()
         for key, value in others.items():
