@@ -195,6 +195,9 @@ def _settings(settings: Settings | None) -> Iterator[Finding]:
             source = "the key"
         if value is not None or source != "default":
             yield Finding(f"settings.{name}", "ok", f"{name} = {value} ({source})")
+    if settings is not None and settings.trust_inbound:
+        what = "whoever can send this program a request can say which user it is for"
+        yield Finding("settings.trusting", "warning", what, "unset it and sign: see EGISAI_CONTEXT_SECRET")
     known = [f"EGISAI_{name.upper()}" for name in shown] + ["EGISAI_SPOOL_DIR"]
     for variable in sorted(os.environ):
         if variable.startswith(("EGISAI", "EGIS_")) and variable not in known and shown:
@@ -565,7 +568,7 @@ def rendered(findings: Sequence[Finding], *, colour: bool) -> str:
             lines.append(f"{'':7}  -> {_plain(finding.advice)}")
     levels = [finding.level for finding in findings]
     problems, warnings = levels.count("problem"), levels.count("warning")
-    lines += ["", f"{problems} problems, {warnings} warnings." if problems or warnings else "All is well."]
+    lines += ["", f"Problems: {problems}, warnings: {warnings}." if problems or warnings else "All is well."]
     return "\n".join(lines) + "\n"
 
 

@@ -26,7 +26,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import StatusCode
 
-from . import attribution, fingerprint, guard, runtime, semconv
+from . import attribution, fingerprint, guard, propagation, runtime, semconv
 from .identity import name_key
 from .settings import Settings
 
@@ -269,11 +269,13 @@ def capture(
 def _set_aside() -> Generator[Settings | None, None, None]:
     """Keep what `init()` set up out of the way, and bring it back. Yields its settings."""
     outer, who = runtime._runtime, attribution.current()  # pyright: ignore[reportPrivateUsage]
+    trust = propagation.current() if outer is not None else None
     try:
         yield None if outer is None else outer.settings
     finally:
         runtime._runtime = outer  # pyright: ignore[reportPrivateUsage]
         attribution.use(who)
+        propagation.use(trust)
         if outer is not None:
             atexit.unregister(runtime.shutdown)
             atexit.register(runtime.shutdown)

@@ -99,7 +99,9 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 def test_all_is_well(platform: Platform) -> None:
     """A good key: said with its organisation, masked; exit code 0; nothing of it is in the output."""
     key = platform.key("ingest")
-    done = run("doctor", EGISAI_BASE_URL=platform.url, EGISAI_API_KEY=key, EGISAI_APP="support")
+    done = run(
+        "doctor", EGISAI_BASE_URL=platform.url, EGISAI_API_KEY=key, EGISAI_APP="support", EGISAI_CONTEXT_SECRET=KEY
+    )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert f"{platform.url} answers" in done.stdout
     assert "the key is good and may send, for organisation 'acme'" in done.stdout
@@ -112,7 +114,9 @@ def test_all_is_well(platform: Platform) -> None:
     assert "openinference-instrumentation-openai makes spans of openai calls too" in done.stdout
     assert "nothing waits in" in done.stdout
     assert "All is well." in done.stdout
+    assert "context_secret = … (EGISAI_CONTEXT_SECRET)" in done.stdout
     assert key[:-4] not in done.stdout
+    assert KEY[-20:] not in done.stdout
     assert "\x1b" not in done.stdout
     assert len(done.stdout.splitlines()) < 40  # one screen
 
@@ -346,6 +350,7 @@ def test_where_opentelemetry_says(monkeypatch: pytest.MonkeyPatch) -> None:
         ("OTEL_TRACES_SAMPLER", "traceidratio", "opentelemetry.sampler", "warning"),
         ("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "flask, egisai", "opentelemetry.left_out", "warning"),
         ("OTEL_CONFIG_FILE", "/nowhere/otel.yaml", "opentelemetry.config", "problem"),
+        ("EGISAI_TRUST_INBOUND", "true", "settings.trusting", "warning"),
         ("EGISAI_APIKEY", "x", "settings.unknown", "warning"),
         ("EGISAI_APP", "a\nb", "settings.invalid", "problem"),
         ("EGISAI_BASE_URL", "localhost:4318", "settings.invalid", "problem"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ from openai import AsyncOpenAI, OpenAI, OpenAIError
 from opentelemetry.sdk.trace import TracerProvider
 
 import egisai
-from egisai import attribution, fingerprint, guard, runtime
+from egisai import attribution, fingerprint, guard, propagation, runtime
 from egisai.identity import agent_id
 from egisai.testing import Call, capture
 from provider import Provider
@@ -219,6 +221,34 @@ def test_initialised_before_and_after(client: OpenAI, spans: SimpleNamespace) ->
     calls.assert_attributed(agent="app", user_id="inside")  # app= is what init() was told
     egisai.shutdown()
     assert egisai.diagnostics()["initialised"] is False
+
+
+def test_trust_before_and_after() -> None:
+    """Whom facts may be sent to, and whose are believed, is what `init()` was told."""
+    egisai.init(
+        trusted_hosts=["api.example.com"], context_secret="s" * 32, tracer_provider=TracerProvider(), quiet=True
+    )
+    trust = propagation.current()
+    with capture():
+        assert propagation.current() is trust
+    assert propagation.current() is trust
+    egisai.shutdown()
+
+
+def test_shut_down_at_exit_after_all() -> None:
+    """A `shutdown()` inside does not take away the one that `init()` outside put at the process's exit."""
+    program = """
+import atexit, egisai
+from egisai.testing import capture
+from opentelemetry.sdk.trace import TracerProvider
+atexit.register(lambda: print("initialised at exit:", egisai.diagnostics()["initialised"]))
+egisai.init(tracer_provider=TracerProvider(), quiet=True)
+with capture():
+    egisai.shutdown()
+print("initialised:", egisai.diagnostics()["initialised"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert done.stdout.splitlines() == ["initialised: True", "initialised at exit: False"], done.stderr
 
 
 def test_instrumentor_alone_before_and_after(client: OpenAI, spans: SimpleNamespace) -> None:
