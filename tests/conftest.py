@@ -23,7 +23,17 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    for name in ("API_KEY", "APP", "ENV", "BASE_URL", "ORGANISATION", "SPOOL_DIR"):
+    for name in (
+        "API_KEY",
+        "APP",
+        "ENV",
+        "BASE_URL",
+        "ORGANISATION",
+        "SPOOL_DIR",
+        "TRUSTED_HOSTS",
+        "CONTEXT_SECRET",
+        "TRUST_INBOUND",
+    ):
         monkeypatch.delenv(f"EGISAI_{name}", raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(guard, "strict", True)
