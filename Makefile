@@ -8,7 +8,7 @@ PYTHONS := $(shell for v in 3.10 3.11 3.12 3.13; do \
 	for p in "$$(command -v python$$v)" "$$HOME"/.pyenv/versions/$$v.*/bin/python; do \
 	[ -n "$$p" ] && [ -x "$$p" ] && "$$p" -c '' 2>/dev/null && echo $$p && break; done; done)
 
-.PHONY: help setup demo test test-pythons test-oldest browser lint types bench bench-fingerprint lock clean
+.PHONY: help setup demo test test-pythons test-oldest test-vendors test-backends browser lint types bench bench-fingerprint lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -38,6 +38,12 @@ test-pythons: setup ## the SDK's tests on every other interpreter of this machin
 
 test-oldest: setup ## the SDK's tests on the oldest supported openai and OpenTelemetry
 	@tests/matrix.sh oldest $(PYTHON)
+
+test-vendors: setup ## other vendors' instrumentors, each in an environment of its own (slow the first time)
+	@tests/otel/vendors.sh
+
+test-backends: setup ## our spans in Arize Phoenix, in an environment of its own (600 MB)
+	@tests/otel/backends.sh
 
 browser: ## Chromium and its driver, for the dashboard's browser tests (Debian, as root)
 	@command -v chromedriver >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium chromium-driver >/dev/null; }
