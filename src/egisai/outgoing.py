@@ -28,7 +28,7 @@ _SYSTEM: Final = frozenset({"system", "developer"})
 _REDACTED: Final = "__REDACTED__"  # what OpenInference writes for content that it was told to hide
 _FLAT: Final = re.compile(
     r"llm\.input_messages\.(\d+)\.message\.(role|content|contents\.(\d+)\.message_content\.text)"  # OpenInference
-    r"|gen_ai\.prompt\.(\d+)\.(role|content)"  # OpenLLMetry before 0.50
+    r"|gen_ai\.prompt\.(\d+)\.(role|content)"  # OpenLLMetry, earlier
 )
 
 
