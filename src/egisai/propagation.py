@@ -28,10 +28,10 @@ from opentelemetry.context import Context, create_key, get_current, set_value
 from opentelemetry.propagators.textmap import default_getter, default_setter
 from opentelemetry.trace import SpanKind
 
-from . import guard
+from . import guard, semconv
 from .attribution import attributes_of_span
 from .context import NO_FACTS, Facts, facts_of, held_in, others_in, read, span_in, with_facts, with_others
-from .semconv import BAGGAGE_PREFIX, FIELDS, SERVER_ADDRESS
+from .semconv import BAGGAGE_PREFIX, FIELDS
 from .settings import Settings
 
 _REFUSED: Final = create_key("egisai-refused")  # members, so that a second reader of the header counts them no more
@@ -49,8 +49,8 @@ _REQUEST_LIFETIME_S: Final = 300  # longer than any sensible retry, and than clo
 _MESSAGE_LIFETIME_S: Final = 14 * 24 * 3600  # a message may wait in its queue: 14 days is what Amazon SQS keeps at most
 
 # Where client spans say, in new and old conventions, what they talk to.
-_URLS: Final = ("url.full", "http.url")
-_HOSTS: Final = (SERVER_ADDRESS, "net.peer.name", "http.host")
+_URLS: Final = (semconv.URL_FULL, semconv.HTTP_URL)
+_HOSTS: Final = (semconv.SERVER_ADDRESS, semconv.NET_PEER_NAME, semconv.HTTP_HOST)
 
 _INTERNAL: Final = frozenset({"localhost", "local", "internal", "svc"})
 """Last labels that the public DNS never has (RFC 6761, RFC 6762, ICANN's .internal) or does not have (Kubernetes)."""

@@ -37,6 +37,12 @@ CALL_NESTED: Final = "egisai.call.nested"
 SERVICE_NAME: Final = "service.name"
 DEPLOYMENT_ENVIRONMENT: Final = "deployment.environment.name"
 
+# --- where a client span goes, in the conventions of today and before ----------------------------------------------
+URL_FULL: Final = "url.full"
+HTTP_URL: Final = "http.url"
+HTTP_HOST: Final = "http.host"
+NET_PEER_NAME: Final = "net.peer.name"
+
 # --- a call --------------------------------------------------------------------------------------------------------
 OPERATION: Final = "gen_ai.operation.name"
 PROVIDER: Final = "gen_ai.provider.name"
