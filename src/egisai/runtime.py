@@ -341,18 +341,18 @@ def _provider(settings: Settings, runtime: _Runtime) -> trace.TracerProvider:
 
 def _resource(settings: Settings) -> Resource:
     resource = Resource.create()  # with OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES
-    ours = {semconv.DEPLOYMENT_ENVIRONMENT: settings.env}
+    ours: dict[str, str] = {}
+    if semconv.DEPLOYMENT_ENVIRONMENT not in resource.attributes:
+        ours[semconv.DEPLOYMENT_ENVIRONMENT] = settings.env
     if str(resource.attributes.get(semconv.SERVICE_NAME, "unknown_service")).startswith("unknown_service"):
         ours[semconv.SERVICE_NAME] = settings.app
-    if semconv.DEPLOYMENT_ENVIRONMENT in resource.attributes:
-        del ours[semconv.DEPLOYMENT_ENVIRONMENT]
     return resource.merge(Resource(ours))
 
 
 def _describe(provider: TracerProvider, resource: Resource) -> None:
     """Give a provider that we made another resource: it can be made only once per process, `init()` called again."""
     update = getattr(provider, "_update_resource", None)
-    if update is not None:  # since opentelemetry-sdk 1.41: also updates tracers already handed out
+    if update is not None:  # newer SDKs, 1.45 among them: also updates tracers already handed out
         update(resource)
     else:
         provider._resource = resource  # pyright: ignore[reportPrivateUsage]
