@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.trace import Span
 
 from . import attribution, fingerprint, semconv
 from .guard import failed
@@ -24,7 +25,6 @@ _STAMPED: Final = "_egisai_stamped"
 _UNSURE: Final = frozenset({"app", "fingerprint"})
 """How the agent of a call is known where the call's own prompt knows better: not at all, or from the span above."""
 
-_SYSTEM: Final = frozenset({"system", "developer"})
 _REDACTED: Final = "__REDACTED__"  # what OpenInference writes for content that it was told to hide
 _FLAT: Final = re.compile(
     r"llm\.input_messages\.(\d+)\.message\.(role|content|contents\.(\d+)\.message_content\.text)"  # OpenInference
@@ -47,6 +47,12 @@ class Outgoing(SpanExporter):
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         return self._exporter.force_flush(timeout_millis)
+
+
+def put(span: Span, stamped: Mapping[str, Any]) -> None:
+    """Put attributes on `span` that limits must not take off what we export."""
+    span.set_attributes(stamped)
+    remember(span, stamped)
 
 
 def remember(span: object, stamped: Mapping[str, Any]) -> None:
@@ -124,7 +130,7 @@ def _recorded(own: Mapping[str, Any]) -> Iterator[str]:
     """The system text in the GenAI conventions' own attributes, which are JSON or, on newer SDKs, plain values."""
     yield from _texts(_parsed(own.get(semconv.SYSTEM_INSTRUCTIONS)))
     messages = _items(_parsed(own.get(semconv.INPUT_MESSAGES)))
-    yield from _first_run((message.get("role"), _texts(message.get("parts"))) for message in messages)
+    yield from fingerprint.system_texts((message.get("role"), _texts(message.get("parts"))) for message in messages)
 
 
 def _flat(own: Mapping[str, Any]) -> Iterator[str]:
@@ -138,22 +144,11 @@ def _flat(own: Mapping[str, Any]) -> Iterator[str]:
                 roles[number] = value
             else:
                 texts.setdefault(number, {})[int(match[3] or 0)] = value
-    return _first_run((roles[number], _in_order(texts.get(number, {}))) for number in sorted(roles))
+    return fingerprint.system_texts((roles[number], _in_order(texts.get(number, {}))) for number in sorted(roles))
 
 
 def _in_order(parts: Mapping[int, Any]) -> Iterator[str]:
     return (parts[number] for number in sorted(parts) if isinstance(parts[number], str))
-
-
-def _first_run(messages: Iterable[tuple[object, Iterable[str]]]) -> Iterator[str]:
-    """The texts of the first system messages; later ones are remarks on the conversation, not who the agent is."""
-    found = False
-    for role, texts in messages:
-        if role in _SYSTEM:
-            found = True
-            yield from texts
-        elif found:
-            return
 
 
 def _parsed(value: object) -> object:

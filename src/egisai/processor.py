@@ -9,7 +9,7 @@ from . import semconv
 from .attribution import attributes_of, attributes_of_span, current, nearest
 from .context import facts_of, held_in, span_in
 from .guard import failed
-from .outgoing import remember
+from .outgoing import put
 
 
 class EgisSpanProcessor(SpanProcessor):
@@ -66,5 +66,4 @@ def stamp(span: Span, ctx: Context) -> None:
             attributes[semconv.CONVERSATION_ID] = session
         if semconv.covers(parent, own.get(semconv.OPERATION)):
             attributes[semconv.CALL_NESTED] = True
-    span.set_attributes(attributes)
-    remember(span, attributes)
+    put(span, attributes)

@@ -26,7 +26,7 @@ from egisai import attribution, fingerprint, semconv
 from egisai.context import Facts, Held, facts_of, held_in, hold, span_in
 from egisai.guard import Guard, failed
 from egisai.identity import Identity
-from egisai.outgoing import remember
+from egisai.outgoing import put, remember
 
 from . import background
 from .integration import Attributes, Endpoint, Fold, StoredPrompt
@@ -242,13 +242,8 @@ def begin(
     except Exception as exc:  # noqa: BLE001 - logged and counted
         failed("resolving an agent", exc)
 
-    if (
-        held is None
-        and around is not None
-        and theirs
-        and around.is_recording()
-        and semconv.covers(theirs, endpoint.operation)
-    ):
+    is_covered = held is None and semconv.covers(theirs, endpoint.operation)
+    if is_covered and around is not None and around.is_recording():
         if semconv.CALL_NESTED in theirs:  # the span around that one is the call's
             request.clear()
         _attribute(around, theirs, request, who, call._pending)  # pyright: ignore[reportPrivateUsage]
@@ -286,8 +281,7 @@ def _attribute(
     attributes: Attributes = {**{name: value for name, value in request.items() if name not in theirs}, **who}
     if semconv.AGENT_ID in who and semconv.AGENT_NAME not in who and semconv.AGENT_NAME in theirs:
         attributes[semconv.AGENT_NAME] = who[semconv.AGENT_ID]  # never another agent's name beside this id
-    span.set_attributes(attributes)
-    remember(span, attributes)
+    put(span, attributes)
     if pending is not None:
         pending.add_done_callback(lambda agent: _attribute_late(span, agent))
 
@@ -336,8 +330,7 @@ def _by_prompt(
 def _end_late(span: Span, agent: Future[Attributes], end_ns: int) -> None:
     with _ENDING:
         try:
-            span.set_attributes(agent.result())
-            remember(span, agent.result())
+            put(span, agent.result())
         finally:
             span.end(end_ns)
 
@@ -345,8 +338,7 @@ def _end_late(span: Span, agent: Future[Attributes], end_ns: int) -> None:
 def _attribute_late(span: Span, agent: Future[Attributes]) -> None:
     with _ENDING:
         if span.is_recording():
-            span.set_attributes(agent.result())
-            remember(span, agent.result())
+            put(span, agent.result())
 
 
 def _name_of(exc: BaseException) -> str:

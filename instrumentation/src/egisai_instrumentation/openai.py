@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
-from egisai import semconv
+from egisai import fingerprint, semconv
 
 from .integration import Attributes, Endpoint, Integration, Prompt, StoredPrompt
 
@@ -25,7 +25,6 @@ _PARAMETERS: Final = {
 }
 """Parameters that are attributes as they stand."""
 
-_SYSTEM_ROLES: Final = frozenset({"system", "developer"})
 _EMPTY: Final[Mapping[str, Any]] = {}
 _SCALARS: Final = (str, int, float)
 
@@ -129,22 +128,16 @@ def _stored_prompt(body: Mapping[str, Any]) -> StoredPrompt | None:
 
 
 def _system_text(messages: object) -> tuple[str, ...] | None:
-    """The first run of system messages: later ones are remarks on the conversation, not who the agent is."""
-    parts: list[str] = []
-    found = False
-    for item in _array(messages):
-        message = _object(item)
-        if message.get("role") in _SYSTEM_ROLES:
-            found = True
-            content = message.get("content")
-            if isinstance(content, str):
-                parts.append(content)
-            else:
-                texts = (_object(part).get("text") for part in _array(content))
-                parts += [text for text in texts if isinstance(text, str)]
-        elif found:
-            break
-    return tuple(parts) or None
+    described = ((message.get("role"), _texts(message.get("content"))) for message in map(_object, _array(messages)))
+    return tuple(fingerprint.system_texts(described)) or None
+
+
+def _texts(content: object) -> Sequence[str]:
+    """The texts of a message's content: one, or parts with theirs."""
+    if isinstance(content, str):
+        return (content,)
+    texts = (_object(part).get("text") for part in _array(content))
+    return [text for text in texts if isinstance(text, str)]
 
 
 # --- responses -------------------------------------------------------------------------------------------------------

@@ -11,16 +11,19 @@ inserted (a passage, a memory, a profile in free prose) still makes another dige
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from egisai.fingerprint.memo import MISSING, PROBED, Memo, Missing
 
-__all__ = ["LONG", "MISSING", "Fingerprint", "Missing", "clear", "of", "of_stored", "seen"]
+__all__ = ["LONG", "MISSING", "Fingerprint", "Missing", "clear", "of", "of_stored", "seen", "system_texts"]
 
 LONG: Final = 4_000
 """Total characters above which a first sight is worth a thread: it takes about 0.8 ms
 where a hop to an executor and back takes 0.03 ms."""
+
+_SYSTEM_ROLES: Final = frozenset({"system", "developer"})
 
 _READ: Final = 1_000_000
 """Characters read of one text, which bounds its cost: a longer text is data, and its template was at its head."""
@@ -75,6 +78,20 @@ def of_stored(prompt_id: str, version: str | None = None) -> Fingerprint:  # noq
     digest = _digest(f"stored {prompt_id.strip()}")
     shown = prompt_id.strip()
     return Fingerprint(digest, f"Prompt {shown if len(shown) <= 16 else shown[:15] + '…'}")
+
+
+def system_texts(messages: Iterable[tuple[object, Iterable[str]]]) -> Iterator[str]:
+    """The system text of a conversation, given as roles and texts: that of its first run of system messages.
+
+    Later ones are remarks on the conversation, not who the agent is.
+    """
+    found = False
+    for role, texts in messages:
+        if role in _SYSTEM_ROLES:
+            found = True
+            yield from texts
+        elif found:
+            return
 
 
 def clear() -> None:
