@@ -6,7 +6,7 @@ is `application/problem+json` (RFC 9457).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Literal, TypeVar
 
@@ -20,7 +20,7 @@ from egisai.identity import is_uuid
 from egisai_platform import filters, ingest, sql
 from egisai_platform.auth import Key, Scope, bearer, current_viewer
 from egisai_platform.filters import Asked
-from egisai_platform.model import Agent, Call, CallDetail, Filter, Group, Stats, Workflow
+from egisai_platform.model import Agent, Call, CallDetail, Filter, Group, Page, Stats, Workflow
 from egisai_platform.registry import MAX_TEXT, Sighting
 from egisai_platform.store import StoreError
 
@@ -162,9 +162,7 @@ def agent(request: Request, agent_id: str, question: Timed) -> Agent:
 @router.get("/calls", openapi_extra=_PAGED.docs)
 def calls(request: Request, question: Paged) -> Items[Call]:
     """Calls, newest first."""
-    asked = question.asked
-    page = _platform(request).reader.calls(question.organisation, asked.where, limit=asked.limit, cursor=asked.cursor)
-    return Items(page.items, page.next_cursor)
+    return _page(question, _platform(request).reader.calls)
 
 
 @router.get("/calls/{trace_id}/{span_id}", openapi_extra=_ONE.docs)
@@ -177,29 +175,19 @@ def call(request: Request, trace_id: str, span_id: str, question: One) -> CallDe
 @router.get("/users", openapi_extra=_PAGED.docs)
 def users(request: Request, question: Paged) -> Items[Group]:
     """Users, the one last seen first."""
-    asked = question.asked
-    page = _platform(request).reader.users(question.organisation, asked.where, limit=asked.limit, cursor=asked.cursor)
-    return Items(page.items, page.next_cursor)
+    return _page(question, _platform(request).reader.users)
 
 
 @router.get("/sessions", openapi_extra=_PAGED.docs)
 def sessions(request: Request, question: Paged) -> Items[Group]:
     """Sessions, the one last seen first."""
-    asked = question.asked
-    page = _platform(request).reader.sessions(
-        question.organisation, asked.where, limit=asked.limit, cursor=asked.cursor
-    )
-    return Items(page.items, page.next_cursor)
+    return _page(question, _platform(request).reader.sessions)
 
 
 @router.get("/workflows", openapi_extra=_PAGED.docs)
 def workflows(request: Request, question: Paged) -> Items[Group]:
     """Workflows, the one last seen first."""
-    asked = question.asked
-    page = _platform(request).reader.workflows(
-        question.organisation, asked.where, limit=asked.limit, cursor=asked.cursor
-    )
-    return Items(page.items, page.next_cursor)
+    return _page(question, _platform(request).reader.workflows)
 
 
 @router.get("/workflows/{workflow_id:path}", openapi_extra=_ONE.docs)
@@ -207,6 +195,13 @@ def workflow(request: Request, workflow_id: str, question: One) -> Workflow:
     """One workflow with its calls in time order, over all traces, processes and agents."""
     found = _platform(request).reader.workflow(question.organisation, workflow_id)
     return _found(found, "there is no such workflow")
+
+
+def _page(question: Question, read: Callable[..., Page]) -> Items[Any]:
+    """The page of a list that was asked for."""
+    asked = question.asked
+    page = read(question.organisation, asked.where, limit=asked.limit, cursor=asked.cursor)
+    return Items(page.items, page.next_cursor)
 
 
 def _found(thing: T | None, otherwise: str) -> T:
