@@ -30,7 +30,7 @@ _GATHER_S: Final = 0.2  # new agents come in bursts, at a program's start
 _DELIVERING: Final = Guard("announcing agents")
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
+class NoRedirect(urllib.request.HTTPRedirectHandler):
     """A redirect would carry the key to another host, and lose the body: it is an error."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
@@ -61,7 +61,7 @@ class Announcer:
         self._labels = dict(labels)
         self._on_canonical = on_canonical
         self._backoff_s = backoff_s
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        self._opener = urllib.request.build_opener(NoRedirect)
         self.announced = 0
         self.last_error: str | None = None
         self._start_afresh()

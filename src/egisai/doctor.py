@@ -31,6 +31,7 @@ from urllib.parse import urlsplit
 
 from opentelemetry.context import attach, get_current, set_value
 
+from .announce import NoRedirect
 from .runtime import diagnostics
 from .settings import ConfigurationError, Settings
 
@@ -279,13 +280,6 @@ class _Answer:
     """When the request left and when its answer came, in seconds since the epoch."""
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key to another host; the exporter follows none either."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
 def _platform(settings: Settings | None, timeout_s: float) -> Iterator[Finding]:
     if settings is None or settings.base_url is None:
         return
@@ -394,7 +388,7 @@ def _ask(url: str, body: bytes | None, headers: Mapping[str, str], timeout_s: fl
 
 
 def _asked(url: str, body: bytes | None, headers: Mapping[str, str], timeout_s: float) -> _Answer:
-    opener = urllib.request.build_opener(_NoRedirect)
+    opener = urllib.request.build_opener(NoRedirect)
     sent = {"User-Agent": "egisai-doctor", **headers}
     request = urllib.request.Request(url, body, sent, method="GET" if body is None else "POST")  # noqa: S310
     started = time.time()
