@@ -1,11 +1,15 @@
-"""What a fingerprint costs and how well it finds the agent, beside the usual way: SHA-256 of the prompt with its
-whitespace normalised.
+"""How well prompts find their agents, and what a fingerprint costs, beside the usual way: SHA-256 of the prompt with
+its whitespace normalised.
 
-    python benchmarks/fingerprint.py [--prompts FOLDER] [--no-quality | --no-cost]
+    python benchmarks/fingerprint.py [--only cost|quality|processes|streams ...] [--half shared|dev|heldout ...]
+                                     [--failures N] [--prompts FOLDER]
 
-Quality is pairwise. For each kind of variation every prompt is rendered several times. Of all pairs of texts of the
-same prompt, recall is the share with one digest; of all pairs with one digest, precision is the share from one prompt.
-Half of the prompts, chosen by a hash of their names, are held out: nothing in the code may be tuned on them.
+Quality is pairwise and measures agents, as a user gets them: the renderings of many prompts arrive shuffled at one
+fresh `Attribution`. Of all pairs of texts of one prompt, recall is the share that got one agent; of all pairs that got
+one agent, precision is the share from one prompt. Texts that are equal to the letter count once.
+
+The prompts, and what is inserted into them, are described in `prompts/README.md`. Code is tuned on `dev` and the shared
+prompts only; `--failures` says nothing about `heldout`.
 """
 
 from __future__ import annotations
@@ -13,131 +17,456 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
+import json
+import multiprocessing
 import random
+import re
+import resource
+import sys
 import textwrap
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from egisai import fingerprint
+from egisai.attribution import Attribution, Sighting
 
 VARIANTS = 6
-"""Renderings of one prompt per kind."""
+"""Renderings of one prompt per kind of variation."""
 
-OWN_PROMPTS = {
-    "billing": "You are the billing agent of a shop.\n\nExplain invoices; refund what was paid twice.\n\n- Be kind.",
-    "shipping": "You are the shipping agent of a shop.\n\nSay where parcels are; send lost ones again.\n\n- Be kind.",
-    "triage": "# Role\nYou sort tickets into billing, shipping and other.\n\n# Output\nOne word, in lower case.",
-    "poet": "You are a poet.",
-    "lawyer": "You are a lawyer.",
-    "planner": "You plan the work of other agents. Give a numbered list of steps, one tool for each step, and no more.",
-    "reviewer": "Review the change as a senior engineer would. Name defects only, with the line and a way to fix each.",
-    "summary": "Summarise the conversation for the next agent: what was asked, what was done, and what is still open.",
-    "steuern": "Du bist ein Steuerberater. Antworte knapp, nenne den Paragrafen, und rate im Zweifel zum Gespräch.",
-    "support_fr": "Vous êtes un conseiller du service client. Répondez poliment et proposez toujours une solution.",
-    "ventas": "Eres un asistente de ventas. Recomienda solo productos del catálogo y explica por qué.",
-    "kefu": "你是一名客服助手。请用简洁的语言回答客户的问题，并在需要时转接人工客服。",  # noqa: RUF001
-}
-"""Used where no folder is given."""
+SEEDS = (1, 2, 3)
+"""Orders in which the renderings arrive; figures are over all of them."""
 
-PEOPLE = (
-    ("Maria Lopez", "maria@example.com"),
-    ("John Smith", "john.smith@mail.example.org"),
-    ("Xiulan Okonkwo", "xo77@x.io"),
-    ("Jürgen Weiß", "weiss@firma.example.de"),
-    ("Aisha Khan", "aisha+work@y.co.uk"),
-    ("Bo Ek", "bo@z.se"),
-)
+PROMPTS = Path(__file__).parent / "prompts"
+SHARED = Path(__file__).parents[2] / "shared" / "prompts"
+
+
+# --- the material -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Half:
+    """Prompts and what is inserted into them.
+
+    Attributes:
+        name: `dev`, `heldout` or `shared`.
+        roles: prompts by name, each an agent.
+        families: by name, prompts of different agents with most of their text in common, by name.
+        inserts: by kind, texts or lines.
+    """
+
+    name: str
+    roles: dict[str, str]
+    families: dict[str, dict[str, str]]
+    inserts: dict[str, list[str]]
+
+    def members(self) -> dict[str, str]:
+        """The prompts of all families, named `family/member`."""
+        return {f"{family}/{name}": text for family, texts in self.families.items() for name, text in texts.items()}
+
+
+def sections(text: str, mark: str) -> dict[str, str]:
+    """What follows each line `mark name`, by name; what precedes the first one under the empty name."""
+    before, *rest = re.split(rf"^{mark} (.+)\n", text, flags=re.MULTILINE)
+    found = {"": before.strip("\n")}
+    for name, body in zip(rest[::2], rest[1::2], strict=True):
+        if name in found:
+            raise ValueError(f"{name!r} occurs twice")
+        found[name] = body.strip("\n")
+    return found
+
+
+def file_sections(path: Path) -> dict[str, str]:
+    found = sections(path.read_text("utf-8"), "===")
+    del found[""]  # a comment
+    return found
+
+
+def family(text: str) -> dict[str, str]:
+    """The members: whole texts, or values for the slots {{1}}, {{2}}... of the text before them, divided by `..`."""
+    members = sections(text, "---")
+    base = members.pop("")
+    if base:
+        for name, values in members.items():
+            member = base
+            for number, value in enumerate(re.split(r"\n\.\.\n", values), 1):
+                member = member.replace(f"{{{{{number}}}}}", value)
+            members[name] = member
+    return members
+
+
+def half(name: str) -> Half:
+    """The half of that name of our own prompts."""
+    folder = PROMPTS / name
+    inserts: dict[str, list[str]] = {}
+    for kind, body in file_sections(folder / "inserts.txt").items():
+        texts = sections(body, "---")
+        lines = texts.pop("").splitlines()
+        inserts[kind] = list(texts.values()) or lines
+    families = {family_name: family(body) for family_name, body in file_sections(folder / "families.txt").items()}
+    return Half(name, file_sections(folder / "roles.txt"), families, inserts)
+
+
+def shared(folder: Path) -> Half:
+    """Other people's prompts, each file an agent, with the inserts of `dev`."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".md", ".txt") and path.stem != "README")
+    return Half("shared", {path.stem: path.read_text("utf-8") for path in files}, {}, half("dev").inserts)
+
+
+# --- variations: what differs between two renderings of one prompt ----------------------------------------------------
+
+Inserts = Mapping[str, Sequence[str]]
+
+
+class Draw(NamedTuple):
+    """What decides a rendering.
+
+    Attributes:
+        n: which of the prompt's renderings in this kind, from 0.
+        frame: draws what the application's author wrote once: the place, the wording and the form of what is inserted.
+        data: draws what differs from call to call.
+        inserts: the texts to insert.
+    """
+
+    n: int
+    frame: random.Random
+    data: random.Random
+    inserts: Inserts
+
+
+Vary = Callable[[str, Draw], str]
+
 DATES = ("2026-11-22", "November 22, 2026", "Monday, March 3rd, 2025", "22.11.2026", "1/2/27", "7 May 2025")
 TIMES = ("10:30", "2:05 PM", "23:59:59", "9am", "14:00 UTC", "07:15 CET")
-LOCALES = (
-    ("en-US", "America/New_York", "English"),
-    ("de-DE", "Europe/Berlin", "German"),
-    ("fr", "Europe/Paris", "French"),
-    ("pt-BR", "America/Sao_Paulo", "Portuguese"),
-    ("ja-JP", "Asia/Tokyo", "Japanese"),
-    ("es-MX", "America/Mexico_City", "Spanish"),
+DATE_LINES = (
+    "Today is {date}, {time}.",
+    "Current date: {date}",
+    "The current date and time is {date} {time}.",
+    "<date>{date}</date>",
+    "[{date} {time}]",
+    "It is {date}.",
 )
 MODELS = ("gpt-4o-2024-08-06", "claude-3-5-sonnet-20241022", "gemini-2.5-pro", "o3-mini", "llama-3.1-70b", "gpt-5")
-NOUNS = (
-    "invoice",
-    "harbour",
-    "engine",
-    "garden",
-    "museum",
-    "contract",
-    "river",
-    "battery",
-    "orchestra",
-    "tax",
-    "passport",
-    "sensor",
-    "bakery",
-    "glacier",
+USER_LINES = (
+    "You are talking to {name} ({mail}).",
+    "The user's name is {name}.",
+    "User: {name} <{mail}>",
+    "Current user: {name}",
+    "The customer you are helping is {name}, {mail}.",
+    "Signed in as {mail}.",
 )
-VERBS = (
-    "explains",
-    "replaces",
-    "measures",
-    "opens",
-    "supports",
-    "delays",
-    "describes",
-    "improves",
-    "protects",
-    "follows",
-)
-PLANS = ("free plan", "pro plan since 2021", "enterprise plan, 400 seats", "trial", "family plan", "student plan")
-LIKES = ("hiking and jazz", "short answers", "metric units", "tea", "long walks, chess", "early mornings")
+HEADINGS = ("Context", "Background", "Relevant documents", "Knowledge base", "Search results", "Reference material")
+TAGS = ("context", "documents", "search_results", "knowledge", "retrieved", "background")
 
 
-def passage(rng: random.Random, sentences: int) -> str:
-    """Text such as a retriever would insert."""
-    return " ".join(
-        f"The {rng.choice(NOUNS)} {rng.choice(VERBS)} the {rng.choice(NOUNS)} near the {rng.choice(NOUNS)}."
-        for _ in range(sentences)
+def paragraphs(prompt: str) -> list[str]:
+    return re.split(r"\n{2,}", prompt)
+
+
+def at_head(prompt: str, text: str) -> str:
+    return f"{text}\n\n{prompt}"
+
+
+def at_tail(prompt: str, text: str) -> str:
+    return f"{prompt}\n\n{text}"
+
+
+def on_next_line(prompt: str, text: str) -> str:
+    return f"{prompt}\n{text}"
+
+
+def after_first(prompt: str, text: str) -> str:
+    first, *rest = paragraphs(prompt)
+    return "\n\n".join((first, text, *rest))
+
+
+def before_last(prompt: str, text: str) -> str:
+    *rest, last = paragraphs(prompt)
+    return "\n\n".join((*rest, text, last) if rest else (last, text))
+
+
+def in_the_middle(prompt: str, text: str) -> str:
+    """Between two bullets or paragraphs, whichever there are."""
+    bullets = [found.start() for found in re.finditer(r"^[-*•] ", prompt, re.MULTILINE)]
+    if len(bullets) > 2:
+        at = bullets[len(bullets) // 2]
+        return f"{prompt[:at]}\n{text}\n\n{prompt[at:]}"
+    parts = paragraphs(prompt)
+    return "\n\n".join((*parts[: (len(parts) + 1) // 2], text, *parts[(len(parts) + 1) // 2 :]))
+
+
+PLACES = (at_tail, after_first, before_last, in_the_middle, at_head, on_next_line)
+
+
+def put(prompt: str, draw: Draw, text: str) -> str:
+    return draw.frame.choice(PLACES)(prompt, text)
+
+
+def headed(frame: random.Random, text: str) -> str:
+    heading = frame.choice(HEADINGS)
+    return frame.choice((f"## {heading}\n\n{text}", f"{heading}:\n{text}", f"{heading.upper()}\n\n{text}"))
+
+
+def tagged(frame: random.Random, text: str) -> str:
+    tag = frame.choice(TAGS)
+    return f"<{tag}>\n{text}\n</{tag}>"
+
+
+def under(lead: str, *lines: str) -> str:
+    """The lines below a line that leads to them, where there is one; in its tag, where it is one."""
+    closing = [lead.replace("<", "</")] if lead.startswith("<") else []
+    return "\n".join(([lead] if lead else []) + list(lines) + closing)
+
+
+CHUNKS: tuple[Callable[[Sequence[str]], str], ...] = (
+    "\n\n".join,
+    "\n\n---\n\n".join,
+    lambda texts: "\n\n".join(f"[{n}] {text}" for n, text in enumerate(texts, 1)),
+    lambda texts: "\n\n".join(f"Document {n}:\n{text}" for n, text in enumerate(texts, 1)),
+    lambda texts: "\n".join(f'<doc id="{n}">\n{text}\n</doc>' for n, text in enumerate(texts, 1)),
+    lambda texts: "\n".join("- " + " ".join(text.split()) for text in texts),
+)
+
+
+def retrieved(*kinds: str, dress: Callable[[random.Random, str], str] = lambda _, text: text) -> Vary:
+    """One to four of the passages of these kinds, as a retriever would insert them."""
+
+    def vary(prompt: str, draw: Draw) -> str:
+        texts = draw.data.sample([text for kind in kinds for text in draw.inserts[kind]], 1 + draw.n % 4)
+        return put(prompt, draw, dress(draw.frame, draw.frame.choice(CHUNKS)(texts)))
+
+    return vary
+
+
+EXAMPLES: tuple[Callable[[int, str, str], str], ...] = (
+    lambda _, q, a: f"Q: {q}\nA: {a}\n",
+    lambda _, q, a: f"Input: {q}\nOutput: {a}\n",
+    lambda _, q, a: f"User: {q}\nAssistant: {a}\n",
+    lambda _, q, a: f"Human: {q}\n\nAI: {a}\n",
+    lambda _, q, a: f"<example>\n<user>{q}</user>\n<assistant>{a}</assistant>\n</example>",
+    lambda _, q, a: json.dumps({"input": q, "output": a}, ensure_ascii=False),
+    lambda n, q, a: f"{n}. {q}\n   {a}",
+    lambda n, q, a: f"### Example {n}\n\n**Question:** {q}\n\n**Answer:** {a}\n",
+    lambda _, q, a: f'"{q}" -> {a}',
+    lambda n, q, a: f"Example {n}\n  Customer: {q}\n  You: {a}",
+    lambda _, q, a: f"| {q} | {a} |",
+    lambda _, q, a: json.dumps([{"role": "user", "content": q}, {"role": "assistant", "content": a}]),
+)
+EXAMPLE_LEADS = ("Examples:", "## Examples", "Here are some examples:", "", "Follow the style of these:", "<examples>")
+
+
+def examples(prompt: str, draw: Draw) -> str:
+    pairs = [line.split(" => ") for line in draw.data.sample(draw.inserts["examples"], 1 + draw.n)]
+    dress = draw.frame.choice(EXAMPLES)
+    return put(
+        prompt, draw, under(draw.frame.choice(EXAMPLE_LEADS), *(dress(n, *pair) for n, pair in enumerate(pairs, 1)))
     )
 
 
-def example(rng: random.Random) -> str:
-    return f"User: What about the {rng.choice(NOUNS)}?\nAssistant: {passage(rng, 1)}"
+def person(draw: Draw) -> dict[str, str]:
+    """Somebody, by the fields that the half's people have."""
+    fields, *people = (line.split(" | ") for line in draw.inserts["people"])
+    return dict(zip(fields, draw.data.choice(people), strict=True))
 
 
-def insert(prompt: str, text: str) -> str:
-    """The text as a paragraph of its own after the first one."""
-    head, gap, tail = prompt.partition("\n\n")
-    return f"{head}\n\n{text}{gap}{tail}"
-
-
-def rewrap(prompt: str, n: int) -> str:
-    if n == 0:
-        return " ".join(prompt.split())
-    if n == 1:
-        return prompt.replace("\n", "\r\n\r\n").replace(" ", "  ")
-    return "\n\n".join(textwrap.fill(part, 40 + 15 * n) for part in prompt.split("\n\n"))
-
-
-KINDS: dict[str, Callable[[str, int, random.Random], str]] = {
-    "dates": lambda p, n, _: f"Today is {DATES[n]}, {TIMES[n]}.\n\n{p}",
-    "users": lambda p, n, _: f"{p}\n\nYou are talking to {PEOPLE[n][0]} ({PEOPLE[n][1]}).",
-    "user in a field": lambda p, n, _: insert(p, f"Customer name: {PEOPLE[n][0]}\nE-mail: {PEOPLE[n][1]}"),
-    "numbers, ids": lambda p, n, r: insert(
-        p, f"Ticket {r.randrange(10**n, 10**6)}, order ORD-{r.randrange(10**6)}, {r.getrandbits(128):032x}."
+FIELDS: tuple[Callable[[dict[str, str]], str], ...] = (
+    lambda who: "\n".join(f"{key}: {value}" for key, value in who.items()),
+    lambda who: "\n".join(f"- **{key}**: {value}" for key, value in who.items()),
+    lambda who: json.dumps({key.lower(): value for key, value in who.items()}, indent=2, ensure_ascii=False),
+    lambda who: "\n".join(
+        ("<user>", *(f"  <{key.lower()}>{value}</{key.lower()}>" for key, value in who.items()), "</user>")
     ),
-    "retrieved, tagged": lambda p, n, r: f"{p}\n\n<documents>\n{passage(r, n + 1)}\n</documents>",
-    "retrieved, headed": lambda p, n, r: f"{p}\n\nContext:\n{passage(r, n + 1)}",
-    "retrieved, bare": lambda p, n, r: insert(p, passage(r, n + 1)),
-    "few-shot examples": lambda p, n, r: f"{p}\n\nExamples:\n" + "\n\n".join(example(r) for _ in range(n + 1)),
-    "locale": lambda p, n, _: f"{p}\n\nLocale: {LOCALES[n][0]}\nTimezone: {LOCALES[n][1]}\nRespond in {LOCALES[n][2]}.",
-    "model names": lambda p, n, _: f"{p}\n\nYou are running on {MODELS[n]}.",
-    "profile, fields": lambda p, n, _: f"{p}\n\nUser: {PEOPLE[n][0]}\nPlan: {PLANS[n]}\nInterests: {LIKES[n]}",
-    "profile, prose": lambda p, n, _: f"{p}\n\n{PEOPLE[n][0]} is on the {PLANS[n]} and likes {LIKES[n]}.",
-    "whitespace": lambda p, n, _: rewrap(p, n),
-    "case, typography": lambda p, n, _: (p, p.upper(), p.lower(), p.replace("'", "’"), f"**{p}**", f"\ufeff{p}")[n],  # noqa: RUF001
-    "tail cut off": lambda p, n, _: p[: len(p) - n * len(p) // 50],
-    "tail extended": lambda p, n, r: f"{p}\n\n{passage(r, n)}",
+    lambda who: "; ".join(f"{key.lower()} = {value}" for key, value in who.items()),
+    lambda who: "\n".join(("| Field | Value |", "|---|---|", *(f"| {key} | {value} |" for key, value in who.items()))),
+)
+PROFILE_LEADS = ("", "User profile:", "## About the user", "Customer", "Known about this person:", "# PROFILE")
+
+
+def profile_fields(prompt: str, draw: Draw) -> str:
+    form = draw.frame.choice(FIELDS)
+    return put(prompt, draw, under(draw.frame.choice(PROFILE_LEADS), form(person(draw))))
+
+
+def profile_prose(prompt: str, draw: Draw) -> str:
+    return put(prompt, draw, draw.data.choice(draw.inserts["profiles"]))
+
+
+MEMORY_LEADS = (
+    "Remember:",
+    "Known facts about the user:",
+    "## Memory",
+    "",
+    "What you remember from earlier conversations:",
+    "Notes from previous sessions",
+)
+
+
+def memories(prompt: str, draw: Draw) -> str:
+    lines = draw.data.sample(draw.inserts["memories"], 1 + draw.n)
+    return put(prompt, draw, under(draw.frame.choice(MEMORY_LEADS), *(f"- {line}" for line in lines)))
+
+
+SUMMARY_LEADS = ("Summary of the conversation so far:", "", "Previously:", "## Earlier", "<summary>", "[recap]")
+
+
+def conversation(prompt: str, draw: Draw) -> str:
+    return put(prompt, draw, under(draw.frame.choice(SUMMARY_LEADS), draw.data.choice(draw.inserts["summaries"])))
+
+
+TOOLS: tuple[Callable[[str, str, str], str], ...] = (
+    lambda name, args, does: f"- {name}({args}): {does}",
+    lambda name, _, does: f"- `{name}`: {does}",
+    lambda name, args, does: json.dumps({"name": name, "description": does, "parameters": args.split(", ")}),
+    lambda name, _, does: f'<tool name="{name}">{does}</tool>',
+    lambda name, args, does: f"### {name}\n{does}\nArguments: {args}\n",
+    lambda name, _, does: f"{name}: {does}",
+)
+TOOL_LEADS = ("Available tools:", "## Tools", "TOOLS", "The following tools are enabled:", "# Tool catalogue", "")
+
+
+def tools(prompt: str, draw: Draw) -> str:
+    chosen = [line.split(" | ") for line in draw.data.sample(draw.inserts["tools"], 2 + draw.n)]
+    form = draw.frame.choice(TOOLS)
+    return put(prompt, draw, under(draw.frame.choice(TOOL_LEADS), *(form(*tool) for tool in chosen)))
+
+
+def block(kind: str) -> Vary:
+    """One of the kind's texts, as it is."""
+    return lambda prompt, draw: put(prompt, draw, draw.data.choice(draw.inserts[kind]))
+
+
+def dates(prompt: str, draw: Draw) -> str:
+    line = draw.frame.choice(DATE_LINES).format(date=DATES[draw.n], time=TIMES[draw.n])
+    return draw.frame.choice((at_head, at_tail, after_first))(prompt, line)
+
+
+def users(prompt: str, draw: Draw) -> str:
+    who = person(draw)
+    line = draw.frame.choice(USER_LINES).format(name=who["Name"], mail=who["Email"])
+    return draw.frame.choice((at_tail, after_first))(prompt, line)
+
+
+def ids(prompt: str, draw: Draw) -> str:
+    number, order, key = draw.data.randrange(10**draw.n, 10**6), draw.data.randrange(10**6), draw.data.getrandbits(128)
+    return after_first(prompt, f"Ticket {number}, order ORD-{order}, {key:032x}.")
+
+
+def models(prompt: str, draw: Draw) -> str:
+    return at_tail(prompt, f"You are running on {MODELS[draw.n]}.")
+
+
+def whitespace(prompt: str, draw: Draw) -> str:
+    if draw.n == 0:
+        return " ".join(prompt.split())
+    if draw.n == 1:
+        return prompt.replace("\n", "\r\n\r\n").replace(" ", "  ")
+    return "\n\n".join(textwrap.fill(part, 40 + 15 * draw.n) for part in paragraphs(prompt))
+
+
+def typography(prompt: str, draw: Draw) -> str:
+    return (
+        prompt,
+        prompt.upper(),
+        prompt.lower(),
+        prompt.replace("'", "’"),  # noqa: RUF001
+        f"**{prompt}**",
+        f"\ufeff{prompt}",
+    )[draw.n]
+
+
+def cut_off(prompt: str, draw: Draw) -> str:
+    """Up to a tenth cut off its end, as a limit does; short prompts meet no limit."""
+    return prompt[: len(prompt) - draw.n * len(prompt) // 50] if len(prompt) > 600 else prompt
+
+
+def several(prompt: str, draw: Draw) -> str:
+    """What an application in use puts together: somebody, the date, memories, passages."""
+    parts = (dates, users, profile_fields, memories, conversation, retrieved("help", "faq"), locale)
+    for vary in draw.frame.sample(parts, 3):
+        prompt = vary(prompt, draw)
+    return prompt
+
+
+locale = block("locale")
+
+PASSAGES = ("help", "faq", "legal", "news", "products", "tables and code", "messages", "other languages")
+
+KINDS: dict[str, Vary] = {
+    "dates": dates,
+    "users": users,
+    "numbers, ids": ids,
+    "model names": models,
+    "whitespace": whitespace,
+    "case, typography": typography,
+    "tail cut off": cut_off,
+    "retrieved, tagged": retrieved(*PASSAGES, dress=tagged),
+    "retrieved, headed": retrieved(*PASSAGES, dress=headed),
+    **{f"retrieved: {kind}": retrieved(kind) for kind in PASSAGES},
+    "few-shot examples": examples,
+    "profile, fields": profile_fields,
+    "profile, prose": profile_prose,
+    "memories": memories,
+    "conversation summary": conversation,
+    "tools": tools,
+    "locale": locale,
+    "feature flags": block("flags"),
+    "several at once": several,
 }
+SLIGHT = ("dates", "users", "numbers, ids", "whitespace")
+"""Kinds that leave the text nearly as it was written."""
+
+OF_FAMILIES = [kind for kind in KINDS if kind != "tail cut off"]
+"""Where members differ in the tail, cutting it off makes them one text."""
+
+
+class Rendering(NamedTuple):
+    """A text as it reaches a provider: of which prompt, varied how."""
+
+    prompt: str
+    kind: str
+    text: str
+
+
+def render(prompts: Mapping[str, str], inserts: Inserts, kinds: Iterable[str]) -> list[Rendering]:
+    """Every prompt in every kind of variation, the same in every run; no text twice for one prompt."""
+    found: dict[tuple[str, str], Rendering] = {}
+    for (name, prompt), kind, n in itertools.product(prompts.items(), kinds, range(VARIANTS)):
+        draw = Draw(n, random.Random(f"{name} {kind}"), random.Random(f"{name} {kind} {n}"), inserts)
+        text = KINDS[kind](prompt, draw)
+        found.setdefault((name, text), Rendering(name, kind, text))
+    return list(found.values())
+
+
+# --- agents of texts --------------------------------------------------------------------------------------------------
+
+Grouping = Callable[[Sequence[Rendering], int], list[str]]
+
+_fingerprints: dict[str, fingerprint.Fingerprint] = {}
+
+
+def fingerprint_of(text: str) -> fingerprint.Fingerprint:
+    """What a process thinks of the text, computed once: a fingerprint depends on nothing but the text."""
+    if text not in _fingerprints:
+        found = fingerprint.of((text,))
+        if found is None:
+            raise ValueError("a prompt without text")
+        _fingerprints[text] = found
+    return _fingerprints[text]
+
+
+def egis(renderings: Sequence[Rendering], seed: int) -> list[str]:
+    """The agent of each, when they reach one fresh process in an order of the seed's."""
+    return agents(Attribution(), renderings, seed)
+
+
+def agents(attribution: Attribution, renderings: Sequence[Rendering], seed: int) -> list[str]:
+    found = [""] * len(renderings)
+    for at in random.Random(seed).sample(range(len(renderings)), len(renderings)):
+        found[at] = attribution.prompted(fingerprint_of(renderings[at].text)).id
+    return found
 
 
 def whitespace_sha256(prompt: str) -> str:
@@ -145,52 +474,230 @@ def whitespace_sha256(prompt: str) -> str:
     return hashlib.sha256(" ".join(prompt.split()).encode()).hexdigest()
 
 
-def egis(prompt: str) -> str:
-    found = fingerprint.of((prompt,))
-    return found.digest if found else ""
+def peer(renderings: Sequence[Rendering], _: int) -> list[str]:
+    return [whitespace_sha256(rendering.text) for rendering in renderings]
 
 
-def quality(rendered: Sequence[Sequence[str]], digest: Callable[[str], str]) -> tuple[float, float]:
-    """Pairwise precision and recall of a digest over groups of texts that should each have one."""
-    groups = [Counter(map(digest, texts)) for texts in rendered]
-    together = sum(count * (count - 1) // 2 for group in groups for count in group.values())
-    wanted = sum(len(texts) * (len(texts) - 1) // 2 for texts in rendered)
-    everywhere: Counter[str] = sum(groups, Counter())
-    claimed = sum(count * (count - 1) // 2 for count in everywhere.values())
-    return together / claimed if claimed else 1.0, together / wanted
+class Score(NamedTuple):
+    """Pairs of renderings: of one prompt and with one agent, with one agent, of one prompt."""
+
+    right: int = 0
+    claimed: int = 0
+    wanted: int = 0
+
+    def plus(self, other: Score) -> Score:
+        return Score(*map(sum, zip(self, other, strict=True)))
+
+    def __str__(self) -> str:
+        precision = self.right / self.claimed if self.claimed else 1.0
+        recall = self.right / self.wanted if self.wanted else 1.0
+        return f"{precision:>11.4f}{recall:>9.4f}"
 
 
-def render(prompts: dict[str, str], kind: str) -> list[list[str]]:
-    vary = KINDS[kind]
-    return [
-        [vary(text, n, random.Random(f"{name} {kind} {n}")) for n in range(VARIANTS)] for name, text in prompts.items()
-    ]
+def pairs(counts: Iterable[int]) -> int:
+    return sum(count * (count - 1) // 2 for count in counts)
 
 
-def print_quality(prompts: dict[str, str]) -> None:
-    held_out = {name for name in prompts if hashlib.sha256(name.encode()).digest()[0] % 2}
-    halves = {
-        "seen in development": {name: text for name, text in prompts.items() if name not in held_out},
-        "held out": {name: text for name, text in prompts.items() if name in held_out},
-    }
-    for half, members in halves.items():
-        print(f"\n{len(members)} prompts {half}, {VARIANTS} renderings per kind")
-        print(f"{'':22}{'Egis':>22}{'SHA-256':>22}")
-        print(f"{'kind':22}{'precision':>12}{'recall':>10}{'precision':>12}{'recall':>10}")
-        mixed: list[list[str]] = [[] for _ in members]
-        for kind in KINDS:
-            rendered = render(members, kind)
-            for texts, more in zip(mixed, rendered, strict=True):
-                texts.extend(more)
-            print_row(kind, rendered)
-        print_row("all kinds together", mixed)
-
-
-def print_row(kind: str, rendered: Sequence[Sequence[str]]) -> None:
-    figures = itertools.chain(quality(rendered, egis), quality(rendered, whitespace_sha256))
-    print(
-        f"{kind:22}" + "".join(f"{figure:>{width}.3f}" for figure, width in zip(figures, (12, 10, 12, 10), strict=True))
+def score(renderings: Sequence[Rendering], found: Sequence[str]) -> Score:
+    owners = [rendering.prompt for rendering in renderings]
+    return Score(
+        pairs(Counter(zip(owners, found, strict=True)).values()),
+        pairs(Counter(found).values()),
+        pairs(Counter(owners).values()),
     )
+
+
+def over_seeds(renderings: Sequence[Rendering], grouping: Grouping) -> Score:
+    total = Score()
+    for seed in SEEDS:
+        total = total.plus(score(renderings, grouping(renderings, seed)))
+    return total
+
+
+# --- quality ----------------------------------------------------------------------------------------------------------
+
+
+def print_quality(material: Half, failures: int) -> None:
+    roles = {kind: render(material.roles, material.inserts, [kind]) for kind in KINDS}
+    members = material.members()
+    print(f"\n{material.name}: {len(material.roles)} roles", end="")
+    if members:
+        print(f", {len(material.families)} families with {len(members)} members", end="")
+    print(f"; up to {VARIANTS} renderings per kind, in {len(SEEDS)} orders")
+    print(f"{'':50}{'Egis':>20}{'SHA-256':>20}")
+    print(f"{'':28}{'texts':>8}{'agents':>7}{'':7}", end="")
+    print(f"{'precision':>11}{'recall':>9}" * 2)
+    for kind, renderings in roles.items():
+        print_row(kind, renderings)
+    everything = render(material.roles, material.inserts, KINDS)
+    print_row("all kinds together", everything)
+    if members:
+        print_row("families, slight kinds", render(members, material.inserts, SLIGHT))
+        of_families = render(members, material.inserts, OF_FAMILIES)
+        print_row("families, all kinds", of_families)
+        everything += of_families
+        print_row("roles and families", everything)
+        print_apart(material)
+    if failures:
+        print_failures(everything, failures)
+
+
+def print_row(what: str, renderings: Sequence[Rendering]) -> None:
+    count = len(set(egis(renderings, SEEDS[0])))
+    print(f"{what:28}{len(renderings):>8}{count:>7}{'':7}", end="")
+    print(over_seeds(renderings, egis), over_seeds(renderings, peer), sep="", flush=True)
+
+
+def print_apart(material: Half) -> None:
+    """How many pairs of members of one family, as they are written, have two agents."""
+    apart = together = 0
+    worst: Counter[str] = Counter()
+    for seed in SEEDS:
+        written = [Rendering(name, "", text) for name, text in material.members().items()]
+        agent_of = {one.prompt: agent for one, agent in zip(written, egis(written, seed), strict=True)}
+        for name, texts in material.families.items():
+            for one, other in itertools.combinations(texts, 2):
+                same = agent_of[f"{name}/{one}"] == agent_of[f"{name}/{other}"]
+                together += same
+                apart += not same
+                worst[name] += same
+    print(f"pairs of members, as written: {apart} of {apart + together} apart")
+    if together and material.name != "heldout":
+        print("  not apart:", ", ".join(f"{name} {count}" for name, count in worst.most_common() if count))
+
+
+def print_failures(renderings: Sequence[Rendering], most: int) -> None:
+    """The prompts that most often share an agent, the kinds that most often lose theirs, each with a text."""
+    found = egis(renderings, SEEDS[0])
+    counts: Counter[tuple[str, str]] = Counter()
+    members: defaultdict[str, list[Rendering]] = defaultdict(list)
+    for rendering, agent in zip(renderings, found, strict=True):
+        counts[rendering.prompt, agent] += 1
+        members[agent].append(rendering)
+    shared_by: Counter[tuple[str, str]] = Counter()
+    for agent, texts in members.items():
+        for one, other in itertools.combinations(sorted({text.prompt for text in texts}), 2):
+            shared_by[one, other] += counts[one, agent] * counts[other, agent]
+    for (one, other), count in shared_by.most_common(most):
+        print(f"\n*** {one} and {other} share an agent: {count} pairs of texts")
+    largest: dict[str, str] = {}
+    for (prompt, agent), _ in counts.most_common():
+        largest.setdefault(prompt, agent)
+    lost = [rendering for rendering, agent in zip(renderings, found, strict=True) if agent != largest[rendering.prompt]]
+    print(f"\n{len(lost)} of {len(renderings)} texts are not with the most of their prompt, by kind and by prompt:")
+    print(" ", Counter(rendering.kind for rendering in lost).most_common())
+    print(" ", Counter(rendering.prompt for rendering in lost).most_common(40))
+    for rendering in random.Random(most).sample(lost, min(most, len(lost))):
+        print(f"\n*** {rendering.prompt}, {rendering.kind}\n{rendering.text}")
+
+
+# --- across processes -------------------------------------------------------------------------------------------------
+
+
+def canonical(sightings: Iterable[Sighting]) -> dict[str, str]:
+    """What the platform makes of the announcements of all processes, in the order they arrive: other ids for ids.
+
+    Ids that are computed alike are one agent there without any answer, which is all that happens here.
+    """
+    del sightings
+    return {}
+
+
+def print_processes(material: Half) -> None:
+    """Two processes see other renderings, in other orders; only pairs across them count."""
+    renderings = render(material.roles, material.inserts, KINDS)
+    renderings += render(material.members(), material.inserts, OF_FAMILIES)
+    total = Score()
+    exact = Score()
+    for seed in SEEDS:
+        random.Random(seed).shuffle(renderings)
+        halves = renderings[::2], renderings[1::2]
+        sightings: list[Sighting] = []
+        found = [agents(Attribution(on_sighting=sightings.append), texts, seed + n) for n, texts in enumerate(halves)]
+        answer = canonical(sightings)
+        total = total.plus(across(halves, [[answer.get(one, one) for one in ids_of] for ids_of in found]))
+        exact = exact.plus(across(halves, [peer(texts, seed) for texts in halves]))
+    print(f"{material.name:28}{len(renderings):>8}{'':14}{total}{exact}", flush=True)
+
+
+def across(halves: Sequence[Sequence[Rendering]], found: Sequence[Sequence[str]]) -> Score:
+    def meetings(keys: Sequence[Iterable[object]]) -> int:
+        one, other = map(Counter, keys)
+        return sum(count * other[key] for key, count in one.items())
+
+    owners = [[rendering.prompt for rendering in texts] for texts in halves]
+    both = [list(zip(*keys, strict=True)) for keys in zip(owners, found, strict=True)]
+    return Score(meetings(both), meetings(found), meetings(owners))
+
+
+# --- 100,000 prompts --------------------------------------------------------------------------------------------------
+
+STREAM = 100_000
+
+_SYLLABLES = re.findall("..", "bacedifoguhajekilomunapequirosutavewixoyuzabrcldrflgrstth")
+
+
+def words(rng: random.Random, count: int) -> str:
+    return " ".join("".join(rng.choices(_SYLLABLES, k=rng.randint(1, 4))) for _ in range(count))
+
+
+def new_text(rng: random.Random, sentences: Sequence[str]) -> str:
+    """A passage nobody has seen: written sentences in a new mixture, with new names among them."""
+    return " ".join(
+        f"{rng.choice(sentences)} {words(rng, 2).title()}: {words(rng, 5)}." for _ in range(rng.randint(2, 6))
+    )
+
+
+def stream(what: str, rng: random.Random) -> Iterator[str]:
+    material = half("dev")
+    passages = [text for kind in PASSAGES for text in material.inserts[kind]]
+    sentences = [one for text in passages for one in re.split(r"(?<=[.!?])\s+", text) if 20 < len(one) < 200]
+    templates = list((material.roles | material.members()).values())
+    for _ in range(STREAM):
+        if what == "unrelated texts":
+            yield f"{words(rng, rng.randint(3, 60)).capitalize()}.\n\n{words(rng, rng.randint(3, 60)).capitalize()}."
+        else:
+            prompt = templates[0] if what == "one template" else rng.choice(templates[:50])
+            yield rng.choice(PLACES)(prompt, new_text(rng, sentences))
+
+
+def run_stream(what: str) -> None:
+    """Prints the stream's row; in a process of its own, whose peak of memory is the stream's."""
+    sightings = 0
+
+    def on_sighting(_: Sighting) -> None:
+        nonlocal sightings
+        sightings += 1
+
+    attribution = Attribution(on_sighting=on_sighting)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    spent_ns = 0
+    found: set[bytes] = set()
+    for text in stream(what, random.Random(what)):
+        start = time.perf_counter_ns()
+        seen = fingerprint.of((text,))
+        agent = attribution.prompted(seen).id if seen else ""
+        spent_ns += time.perf_counter_ns() - start
+        found.add(hashlib.blake2b(agent.encode(), digest_size=8).digest())
+    own = sys.getsizeof(found) + sum(map(sys.getsizeof, found))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before - own / 1024
+    print(
+        f"{what:20}{len(found):>9,}{sightings:>15,}{grown / 1024:>11.1f}{spent_ns / STREAM / 1_000:>14.0f}", flush=True
+    )
+
+
+def print_streams() -> None:
+    print(f"\n{STREAM:,} distinct prompts in one process")
+    print(f"{'':20}{'agents':>9}{'announcements':>15}{'MB at most':>11}{'µs a prompt':>14}")
+    for what in ("one template", "50 templates", "unrelated texts"):
+        process = multiprocessing.get_context("spawn").Process(target=run_stream, args=(what,))
+        process.start()
+        process.join()
+        if process.exitcode:
+            sys.exit(f"the stream ended with {process.exitcode}")
+
+
+# --- cost -------------------------------------------------------------------------------------------------------------
 
 
 def best_us(job: Callable[[str], object], texts: Iterator[str], times: int) -> float:
@@ -204,15 +711,21 @@ def best_us(job: Callable[[str], object], texts: Iterator[str], times: int) -> f
     return least / 1_000
 
 
-def print_cost(prompts: dict[str, str]) -> None:
+def print_cost(prompts: Mapping[str, str]) -> None:
     corpus = "\n\n".join(prompts.values())
-    words = (corpus + "\n").split(" ")
-    while len(words) < 21_000:
-        words += words
-    long = " ".join(words)
+    found = (corpus + "\n").split(" ")
+    while len(found) < 21_000:
+        found += found
+    long = " ".join(found)
     while len(long.split()) > 20_000:
         long = long[: len(long) * 20_000 // len(long.split())]
     short = (corpus + corpus)[:600]
+    attribution = Attribution()
+
+    def agent(text: str) -> object:
+        seen = fingerprint.of((text,))
+        return attribution.prompted(seen) if seen else None
+
     print(f"\nmicroseconds, least of many runs; short: {len(short)} characters, ", end="")
     print(f"long: {len(long.split()):,} words, {len(long):,} characters")
     print(f"{'':28}{'Egis short':>12}{'long':>12}{'SHA-256 short':>16}{'long':>12}")
@@ -223,32 +736,41 @@ def print_cost(prompts: dict[str, str]) -> None:
     }
     for what, (texts_of, forget) in jobs.items():
         row: list[float] = []
-        for digest in (egis, whitespace_sha256):
+        for job in (agent, whitespace_sha256):
             for text, times in ((short, 300), (long, 15)):
                 if forget:
                     fingerprint.clear()
-                digest(text)
-                row.append(best_us(digest, texts_of(text), times))
+                job(text)
+                row.append(best_us(job, texts_of(text), times))
         print(f"{what:28}{row[0]:>12.2f}{row[1]:>12.2f}{row[2]:>16.2f}{row[3]:>12.2f}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Cost and quality of prompt fingerprints.")
-    default = Path(__file__).parents[2] / "shared" / "prompts"
-    parser.add_argument("--prompts", type=Path, default=default if default.is_dir() else None)
-    parser.add_argument("--no-quality", action="store_true")
-    parser.add_argument("--no-cost", action="store_true")
+    parts = ("cost", "quality", "processes", "streams")
+    names = ("shared", "dev", "heldout")
+    parser = argparse.ArgumentParser(description="Cost and quality of the agents that prompts give.")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--half", nargs="+", choices=names, default=names)
+    parser.add_argument("--failures", type=int, default=0, metavar="N", help="show N of them, but none of heldout")
+    parser.add_argument("--prompts", type=Path, default=SHARED, help="folder of the shared prompts, where there is one")
     options = parser.parse_args()
-    prompts = dict(OWN_PROMPTS)
-    if options.prompts is not None:
-        files = sorted(
-            path for path in options.prompts.rglob("*") if path.suffix in (".md", ".txt") and path.stem != "README"
-        )
-        prompts |= {path.stem: path.read_text("utf-8") for path in files}
-    if not options.no_cost:
-        print_cost(prompts)
-    if not options.no_quality:
-        print_quality(prompts)
+    folders = {name: options.prompts if name == "shared" else PROMPTS / name for name in options.half}
+    materials = [
+        shared(folder) if name == "shared" else half(name) for name, folder in folders.items() if folder.is_dir()
+    ]
+    if "cost" in options.only:
+        print_cost({name: text for material in materials for name, text in material.roles.items()})
+    if "quality" in options.only:
+        for material in materials:
+            print_quality(material, options.failures if material.name != "heldout" else 0)
+            _fingerprints.clear()
+    if "processes" in options.only:
+        print("\nacross two processes, all kinds")
+        for material in materials:
+            print_processes(material)
+            _fingerprints.clear()
+    if "streams" in options.only:
+        print_streams()
 
 
 if __name__ == "__main__":
