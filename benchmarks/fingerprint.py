@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
-import json
 import multiprocessing
 import random
 import re
@@ -105,7 +104,7 @@ def half(name: str) -> Half:
     for kind, body in file_sections(folder / "inserts.txt").items():
         texts = sections(body, "---")
         lines = texts.pop("").splitlines()
-        inserts[kind] = list(texts.values()) or lines
+        inserts[kind] = list(texts.values()) or [line.replace(r"\n", "\n") for line in lines]
     families = {family_name: family(body) for family_name, body in file_sections(folder / "families.txt").items()}
     return Half(name, file_sections(folder / "roles.txt"), families, inserts)
 
@@ -136,30 +135,12 @@ class Draw(NamedTuple):
     data: random.Random
     inserts: Inserts
 
+    def form(self, kind: str) -> str:
+        """A wording of that kind."""
+        return self.frame.choice(self.inserts[kind])
+
 
 Vary = Callable[[str, Draw], str]
-
-DATES = ("2026-11-22", "November 22, 2026", "Monday, March 3rd, 2025", "22.11.2026", "1/2/27", "7 May 2025")
-TIMES = ("10:30", "2:05 PM", "23:59:59", "9am", "14:00 UTC", "07:15 CET")
-DATE_LINES = (
-    "Today is {date}, {time}.",
-    "Current date: {date}",
-    "The current date and time is {date} {time}.",
-    "<date>{date}</date>",
-    "[{date} {time}]",
-    "It is {date}.",
-)
-MODELS = ("gpt-4o-2024-08-06", "claude-3-5-sonnet-20241022", "gemini-2.5-pro", "o3-mini", "llama-3.1-70b", "gpt-5")
-USER_LINES = (
-    "You are talking to {name} ({mail}).",
-    "The user's name is {name}.",
-    "User: {name} <{mail}>",
-    "Current user: {name}",
-    "The customer you are helping is {name}, {mail}.",
-    "Signed in as {mail}.",
-)
-HEADINGS = ("Context", "Background", "Relevant documents", "Knowledge base", "Search results", "Reference material")
-TAGS = ("context", "documents", "search_results", "knowledge", "retrieved", "background")
 
 
 def paragraphs(prompt: str) -> list[str]:
@@ -205,65 +186,36 @@ def put(prompt: str, draw: Draw, text: str) -> str:
     return draw.frame.choice(PLACES)(prompt, text)
 
 
-def headed(frame: random.Random, text: str) -> str:
-    heading = frame.choice(HEADINGS)
-    return frame.choice((f"## {heading}\n\n{text}", f"{heading}:\n{text}", f"{heading.upper()}\n\n{text}"))
-
-
-def tagged(frame: random.Random, text: str) -> str:
-    tag = frame.choice(TAGS)
-    return f"<{tag}>\n{text}\n</{tag}>"
+def fill(form: str, **values: str) -> str:
+    """The form with `{name}` replaced by values; other braces stay."""
+    return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), form)
 
 
 def under(lead: str, *lines: str) -> str:
     """The lines below a line that leads to them, where there is one; in its tag, where it is one."""
-    closing = [lead.replace("<", "</")] if lead.startswith("<") else []
-    return "\n".join(([lead] if lead else []) + list(lines) + closing)
+    if lead == "(none)":
+        return "\n".join(lines)
+    return "\n".join((lead, *lines, lead.replace("<", "</")) if lead.startswith("<") else (lead, *lines))
 
 
-CHUNKS: tuple[Callable[[Sequence[str]], str], ...] = (
-    "\n\n".join,
-    "\n\n---\n\n".join,
-    lambda texts: "\n\n".join(f"[{n}] {text}" for n, text in enumerate(texts, 1)),
-    lambda texts: "\n\n".join(f"Document {n}:\n{text}" for n, text in enumerate(texts, 1)),
-    lambda texts: "\n".join(f'<doc id="{n}">\n{text}\n</doc>' for n, text in enumerate(texts, 1)),
-    lambda texts: "\n".join("- " + " ".join(text.split()) for text in texts),
-)
-
-
-def retrieved(*kinds: str, dress: Callable[[random.Random, str], str] = lambda _, text: text) -> Vary:
-    """One to four of the passages of these kinds, as a retriever would insert them."""
+def retrieved(*kinds: str, dress: str = "") -> Vary:
+    """One to four of the passages of these kinds, as a retriever would insert them, dressed by a form of that kind."""
 
     def vary(prompt: str, draw: Draw) -> str:
         texts = draw.data.sample([text for kind in kinds for text in draw.inserts[kind]], 1 + draw.n % 4)
-        return put(prompt, draw, dress(draw.frame, draw.frame.choice(CHUNKS)(texts)))
+        form = draw.form("passage forms")
+        chunks = [fill(form, n=str(n), text=text, line=" ".join(text.split())) for n, text in enumerate(texts, 1)]
+        text = "\n".join(chunks).strip()
+        return put(prompt, draw, fill(draw.form(dress), text=text) if dress else text)
 
     return vary
 
 
-EXAMPLES: tuple[Callable[[int, str, str], str], ...] = (
-    lambda _, q, a: f"Q: {q}\nA: {a}\n",
-    lambda _, q, a: f"Input: {q}\nOutput: {a}\n",
-    lambda _, q, a: f"User: {q}\nAssistant: {a}\n",
-    lambda _, q, a: f"Human: {q}\n\nAI: {a}\n",
-    lambda _, q, a: f"<example>\n<user>{q}</user>\n<assistant>{a}</assistant>\n</example>",
-    lambda _, q, a: json.dumps({"input": q, "output": a}, ensure_ascii=False),
-    lambda n, q, a: f"{n}. {q}\n   {a}",
-    lambda n, q, a: f"### Example {n}\n\n**Question:** {q}\n\n**Answer:** {a}\n",
-    lambda _, q, a: f'"{q}" -> {a}',
-    lambda n, q, a: f"Example {n}\n  Customer: {q}\n  You: {a}",
-    lambda _, q, a: f"| {q} | {a} |",
-    lambda _, q, a: json.dumps([{"role": "user", "content": q}, {"role": "assistant", "content": a}]),
-)
-EXAMPLE_LEADS = ("Examples:", "## Examples", "Here are some examples:", "", "Follow the style of these:", "<examples>")
-
-
 def examples(prompt: str, draw: Draw) -> str:
     pairs = [line.split(" => ") for line in draw.data.sample(draw.inserts["examples"], 1 + draw.n)]
-    dress = draw.frame.choice(EXAMPLES)
-    return put(
-        prompt, draw, under(draw.frame.choice(EXAMPLE_LEADS), *(dress(n, *pair) for n, pair in enumerate(pairs, 1)))
-    )
+    form = draw.form("example forms")
+    lines = [fill(form, n=str(n), q=question, a=answer) for n, (question, answer) in enumerate(pairs, 1)]
+    return put(prompt, draw, under(draw.form("example leads"), *lines))
 
 
 def person(draw: Draw) -> dict[str, str]:
@@ -272,65 +224,31 @@ def person(draw: Draw) -> dict[str, str]:
     return dict(zip(fields, draw.data.choice(people), strict=True))
 
 
-FIELDS: tuple[Callable[[dict[str, str]], str], ...] = (
-    lambda who: "\n".join(f"{key}: {value}" for key, value in who.items()),
-    lambda who: "\n".join(f"- **{key}**: {value}" for key, value in who.items()),
-    lambda who: json.dumps({key.lower(): value for key, value in who.items()}, indent=2, ensure_ascii=False),
-    lambda who: "\n".join(
-        ("<user>", *(f"  <{key.lower()}>{value}</{key.lower()}>" for key, value in who.items()), "</user>")
-    ),
-    lambda who: "; ".join(f"{key.lower()} = {value}" for key, value in who.items()),
-    lambda who: "\n".join(("| Field | Value |", "|---|---|", *(f"| {key} | {value} |" for key, value in who.items()))),
-)
-PROFILE_LEADS = ("", "User profile:", "## About the user", "Customer", "Known about this person:", "# PROFILE")
-
-
 def profile_fields(prompt: str, draw: Draw) -> str:
-    form = draw.frame.choice(FIELDS)
-    return put(prompt, draw, under(draw.frame.choice(PROFILE_LEADS), form(person(draw))))
+    form = draw.form("field forms")
+    lines = [fill(form, key=key, value=value) for key, value in person(draw).items()]
+    return put(prompt, draw, under(draw.form("profile leads"), *lines))
 
 
 def profile_prose(prompt: str, draw: Draw) -> str:
     return put(prompt, draw, draw.data.choice(draw.inserts["profiles"]))
 
 
-MEMORY_LEADS = (
-    "Remember:",
-    "Known facts about the user:",
-    "## Memory",
-    "",
-    "What you remember from earlier conversations:",
-    "Notes from previous sessions",
-)
-
-
 def memories(prompt: str, draw: Draw) -> str:
     lines = draw.data.sample(draw.inserts["memories"], 1 + draw.n)
-    return put(prompt, draw, under(draw.frame.choice(MEMORY_LEADS), *(f"- {line}" for line in lines)))
-
-
-SUMMARY_LEADS = ("Summary of the conversation so far:", "", "Previously:", "## Earlier", "<summary>", "[recap]")
+    form = draw.form("memory forms")
+    return put(prompt, draw, under(draw.form("memory leads"), *(fill(form, text=line) for line in lines)))
 
 
 def conversation(prompt: str, draw: Draw) -> str:
-    return put(prompt, draw, under(draw.frame.choice(SUMMARY_LEADS), draw.data.choice(draw.inserts["summaries"])))
-
-
-TOOLS: tuple[Callable[[str, str, str], str], ...] = (
-    lambda name, args, does: f"- {name}({args}): {does}",
-    lambda name, _, does: f"- `{name}`: {does}",
-    lambda name, args, does: json.dumps({"name": name, "description": does, "parameters": args.split(", ")}),
-    lambda name, _, does: f'<tool name="{name}">{does}</tool>',
-    lambda name, args, does: f"### {name}\n{does}\nArguments: {args}\n",
-    lambda name, _, does: f"{name}: {does}",
-)
-TOOL_LEADS = ("Available tools:", "## Tools", "TOOLS", "The following tools are enabled:", "# Tool catalogue", "")
+    return put(prompt, draw, under(draw.form("summary leads"), draw.data.choice(draw.inserts["summaries"])))
 
 
 def tools(prompt: str, draw: Draw) -> str:
     chosen = [line.split(" | ") for line in draw.data.sample(draw.inserts["tools"], 2 + draw.n)]
-    form = draw.frame.choice(TOOLS)
-    return put(prompt, draw, under(draw.frame.choice(TOOL_LEADS), *(form(*tool) for tool in chosen)))
+    form = draw.form("tool forms")
+    lines = [fill(form, name=name, args=args, does=does) for name, args, does in chosen]
+    return put(prompt, draw, under(draw.form("tool leads"), *lines))
 
 
 def block(kind: str) -> Vary:
@@ -339,13 +257,14 @@ def block(kind: str) -> Vary:
 
 
 def dates(prompt: str, draw: Draw) -> str:
-    line = draw.frame.choice(DATE_LINES).format(date=DATES[draw.n], time=TIMES[draw.n])
+    date, time_of_day = draw.inserts["dates"][draw.n].split(" | ")
+    line = fill(draw.form("date lines"), date=date, time=time_of_day)
     return draw.frame.choice((at_head, at_tail, after_first))(prompt, line)
 
 
 def users(prompt: str, draw: Draw) -> str:
     who = person(draw)
-    line = draw.frame.choice(USER_LINES).format(name=who["Name"], mail=who["Email"])
+    line = fill(draw.form("user lines"), name=who["Name"], mail=who["Email"])
     return draw.frame.choice((at_tail, after_first))(prompt, line)
 
 
@@ -355,7 +274,7 @@ def ids(prompt: str, draw: Draw) -> str:
 
 
 def models(prompt: str, draw: Draw) -> str:
-    return at_tail(prompt, f"You are running on {MODELS[draw.n]}.")
+    return at_tail(prompt, fill(draw.form("model lines"), model=draw.inserts["models"][draw.n]))
 
 
 def whitespace(prompt: str, draw: Draw) -> str:
@@ -402,8 +321,8 @@ KINDS: dict[str, Vary] = {
     "whitespace": whitespace,
     "case, typography": typography,
     "tail cut off": cut_off,
-    "retrieved, tagged": retrieved(*PASSAGES, dress=tagged),
-    "retrieved, headed": retrieved(*PASSAGES, dress=headed),
+    "retrieved, tagged": retrieved(*PASSAGES, dress="tagged forms"),
+    "retrieved, headed": retrieved(*PASSAGES, dress="headed forms"),
     **{f"retrieved: {kind}": retrieved(kind) for kind in PASSAGES},
     "few-shot examples": examples,
     "profile, fields": profile_fields,
