@@ -3,57 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import cheroot.wsgi
 import fastapi
 import flask
 import httpx2
 import openai
 import pytest
-import uvicorn
 from fastapi.responses import StreamingResponse
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
+from tests.web.servers import cheroot_serving, uvicorn_serving, waitress_serving
 
 import egisai
 from conftest import Spans
-from egisai.middleware import WSGIMiddleware
+from egisai.middleware import ASGIMiddleware, WSGIMiddleware
 from provider import Provider
 
 N = 60
-
-
-@contextmanager
-def uvicorn_serving(app: Any) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            thread.join(0.01)
-            assert thread.is_alive()
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
-@contextmanager
-def cheroot_serving(app: Any, threads: int) -> Iterator[str]:
-    server = cheroot.wsgi.Server(("127.0.0.1", 0), app, numthreads=threads, max=threads)
-    server.prepare()
-    thread = threading.Thread(target=server.serve)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.bind_addr[1]}"
-    finally:
-        server.stop()
-        thread.join()
 
 
 def fastapi_app(provider: Provider) -> fastapi.FastAPI:
@@ -108,11 +76,13 @@ def check(spans: Spans, expected: int) -> None:
         assert call.attributes["gen_ai.agent.name"] == str(user).partition("-")[0]
 
 
-@pytest.mark.parametrize("instrumented", [False, True], ids=["bare", "with server instrumentation"])
-def test_ctx_fastapi(spans: Spans, server: Provider, instrumented: bool) -> None:
+@pytest.mark.parametrize("way", ["bare", "server instrumentation", "middleware", "both"])
+def test_ctx_fastapi(spans: Spans, server: Provider, way: str) -> None:
     """Async, sync and streaming endpoints under load: every call has its own request's user, none another's."""
     app = fastapi_app(server)
-    if instrumented:
+    if way in ("middleware", "both"):
+        app.add_middleware(ASGIMiddleware)
+    if way in ("server instrumentation", "both"):
         FastAPIInstrumentor.instrument_app(app, tracer_provider=spans.provider)
     kinds = ("async", "sync", "streamed")
     paths = [f"/{kinds[i % 3]}?user={kinds[i % 3]}-{i}" for i in range(N)]
@@ -157,18 +127,19 @@ def flask_app(provider: Provider) -> flask.Flask:
     return app
 
 
-@pytest.mark.parametrize("way", ["middleware", "server instrumentation"])
-def test_ctx_wsgi(spans: Spans, server: Provider, way: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("serving", [cheroot_serving, waitress_serving], ids=["cheroot", "waitress"])
+@pytest.mark.parametrize("way", ["middleware", "server instrumentation", "both"])
+def test_ctx_wsgi(spans: Spans, server: Provider, serving: Any, way: str, caplog: pytest.LogCaptureFixture) -> None:
     """A WSGI server's own worker threads, reused: request 2 never sees request 1's user, streamed or failed."""
     app = flask_app(server)
     kinds = ["plain", "fails"]
-    if way == "middleware":
+    if way in ("middleware", "both"):
         app.wsgi_app = WSGIMiddleware(app.wsgi_app)  # type: ignore[method-assign]
         kinds.append("streamed")
-    else:
+    if way in ("server instrumentation", "both"):
         FlaskInstrumentor().instrument_app(app, tracer_provider=spans.provider)
     paths = [f"/{kinds[i % len(kinds)]}?user=wsgi-{i}" for i in range(N)]
-    with cheroot_serving(app, threads=3) as base_url:
+    with serving(app, threads=3) as base_url:
         replies = asyncio.run(ask(base_url, paths))
     assert all(reply.json() == {} for reply in replies if "plain" in str(reply.url))
     check(spans, sum("fails" not in path for path in paths))
