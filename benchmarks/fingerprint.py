@@ -15,6 +15,7 @@ prompts only; `--failures` says nothing about `heldout`.
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import itertools
 import multiprocessing
@@ -25,7 +26,7 @@ import sys
 import textwrap
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -361,8 +362,6 @@ def render(prompts: Mapping[str, str], inserts: Inserts, kinds: Iterable[str]) -
 
 # --- agents of texts --------------------------------------------------------------------------------------------------
 
-Grouping = Callable[[Sequence[Rendering], int], list[str]]
-
 _fingerprints: dict[str, fingerprint.Fingerprint] = {}
 
 
@@ -393,7 +392,7 @@ def whitespace_sha256(prompt: str) -> str:
     return hashlib.sha256(" ".join(prompt.split()).encode()).hexdigest()
 
 
-def peer(renderings: Sequence[Rendering], _: int) -> list[str]:
+def peer(renderings: Sequence[Rendering]) -> list[str]:
     return [whitespace_sha256(rendering.text) for rendering in renderings]
 
 
@@ -426,45 +425,77 @@ def score(renderings: Sequence[Rendering], found: Sequence[str]) -> Score:
     )
 
 
-def over_seeds(renderings: Sequence[Rendering], grouping: Grouping) -> Score:
-    total = Score()
-    for seed in SEEDS:
-        total = total.plus(score(renderings, grouping(renderings, seed)))
-    return total
+class Stream(NamedTuple):
+    """Renderings and the agents they got.
+
+    Attributes:
+        renderings: in no particular order.
+        orders: the agents of the renderings when they arrived in one order, for each of `SEEDS`.
+        exact: what the peer says of the renderings, in whichever order.
+    """
+
+    renderings: Sequence[Rendering]
+    orders: Sequence[Sequence[str]]
+    exact: Sequence[str]
+
+    def of(self, prompts: Container[str]) -> Stream:
+        """What became of these prompts among all of them."""
+        kept = [at for at, rendering in enumerate(self.renderings) if rendering.prompt in prompts]
+        return Stream(
+            [self.renderings[at] for at in kept],
+            [[found[at] for at in kept] for found in self.orders],
+            [self.exact[at] for at in kept],
+        )
+
+
+def stream_of(renderings: Sequence[Rendering]) -> Stream:
+    return Stream(renderings, [egis(renderings, seed) for seed in SEEDS], peer(renderings))
 
 
 # --- quality ----------------------------------------------------------------------------------------------------------
 
 
 def print_quality(material: Half, failures: int) -> None:
-    roles = {kind: render(material.roles, material.inserts, [kind]) for kind in KINDS}
     members = material.members()
     print(f"\n{material.name}: {len(material.roles)} roles", end="")
     if members:
         print(f", {len(material.families)} families with {len(members)} members", end="")
     print(f"; up to {VARIANTS} renderings per kind, in {len(SEEDS)} orders")
-    print(f"{'':50}{'Egis':>20}{'SHA-256':>20}")
-    print(f"{'':28}{'texts':>8}{'agents':>7}{'':7}", end="")
+    print(f"{'':54}{'Egis':>20}{'SHA-256':>20}")
+    print(f"{'':32}{'texts':>8}{'agents':>7}{'':7}", end="")
     print(f"{'precision':>11}{'recall':>9}" * 2)
-    for kind, renderings in roles.items():
-        print_row(kind, renderings)
-    everything = render(material.roles, material.inserts, KINDS)
+    for kind in KINDS:
+        print_row(kind, stream_of(render(material.roles, material.inserts, [kind])))
+    renderings = render(material.roles, material.inserts, KINDS)
+    everything = stream_of(renderings)
     print_row("all kinds together", everything)
     if members:
-        print_row("families, slight kinds", render(members, material.inserts, SLIGHT))
+        print_row("families, slight kinds", stream_of(render(members, material.inserts, SLIGHT)))
         of_families = render(members, material.inserts, OF_FAMILIES)
-        print_row("families, all kinds", of_families)
-        everything += of_families
+        print_row("families, all kinds", stream_of(of_families))
+        everything = stream_of(renderings + of_families)
         print_row("roles and families", everything)
         print_apart(material)
+    print_by_length(material.roles | members, everything)
     if failures:
         print_failures(everything, failures)
 
 
-def print_row(what: str, renderings: Sequence[Rendering]) -> None:
-    count = len(set(egis(renderings, SEEDS[0])))
-    print(f"{what:28}{len(renderings):>8}{count:>7}{'':7}", end="")
-    print(over_seeds(renderings, egis), over_seeds(renderings, peer), sep="", flush=True)
+def print_row(what: str, stream: Stream) -> None:
+    """The number of agents is that of the first order, the figures are over all orders."""
+    total = functools.reduce(Score.plus, (score(stream.renderings, found) for found in stream.orders))
+    print(f"{what:32}{len(stream.renderings):>8}{len(set(stream.orders[0])):>7}{'':7}", end="")
+    print(total, score(stream.renderings, stream.exact), sep="", flush=True)
+
+
+def print_by_length(prompts: Mapping[str, str], everything: Stream) -> None:
+    """The last row of all kinds again, by how long the prompts are without anything inserted."""
+    bounds = (0, 120, 500, 1_500, sys.maxsize)
+    for least, most in itertools.pairwise(bounds):
+        chosen = {name for name, text in prompts.items() if least <= len(text) < most}
+        if chosen:
+            what = f"of {least:,} characters or more" if most == sys.maxsize else f"of {least:,} to {most:,} characters"
+            print_row(f"  {what}", everything.of(chosen))
 
 
 def print_apart(material: Half) -> None:
@@ -485,9 +516,9 @@ def print_apart(material: Half) -> None:
         print("  not apart:", ", ".join(f"{name} {count}" for name, count in worst.most_common() if count))
 
 
-def print_failures(renderings: Sequence[Rendering], most: int) -> None:
-    """The prompts that most often share an agent, the kinds that most often lose theirs, each with a text."""
-    found = egis(renderings, SEEDS[0])
+def print_failures(stream: Stream, most: int) -> None:
+    """The prompts that most often share an agent, what most often loses its own, and some of those texts."""
+    renderings, (found, *_), _ = stream
     counts: Counter[tuple[str, str]] = Counter()
     members: defaultdict[str, list[Rendering]] = defaultdict(list)
     for rendering, agent in zip(renderings, found, strict=True):
@@ -535,8 +566,8 @@ def print_processes(material: Half) -> None:
         found = [agents(Attribution(on_sighting=sightings.append), texts, seed + n) for n, texts in enumerate(halves)]
         answer = canonical(sightings)
         total = total.plus(across(halves, [[answer.get(one, one) for one in ids_of] for ids_of in found]))
-        exact = exact.plus(across(halves, [peer(texts, seed) for texts in halves]))
-    print(f"{material.name:28}{len(renderings):>8}{'':14}{total}{exact}", flush=True)
+        exact = exact.plus(across(halves, [peer(texts) for texts in halves]))
+    print(f"{material.name:32}{len(renderings):>8}{'':14}{total}{exact}", flush=True)
 
 
 def across(halves: Sequence[Sequence[Rendering]], found: Sequence[Sequence[str]]) -> Score:
@@ -567,7 +598,7 @@ def new_text(rng: random.Random, sentences: Sequence[str]) -> str:
     )
 
 
-def stream(what: str, rng: random.Random) -> Iterator[str]:
+def prompts_of(what: str, rng: random.Random) -> Iterator[str]:
     material = half("dev")
     passages = [text for kind in PASSAGES for text in material.inserts[kind]]
     sentences = [one for text in passages for one in re.split(r"(?<=[.!?])\s+", text) if 20 < len(one) < 200]
@@ -592,7 +623,7 @@ def run_stream(what: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     spent_ns = 0
     found: set[bytes] = set()
-    for text in stream(what, random.Random(what)):
+    for text in prompts_of(what, random.Random(what)):
         start = time.perf_counter_ns()
         seen = fingerprint.of((text,))
         agent = attribution.prompted(seen).id if seen else ""
@@ -661,7 +692,7 @@ def print_cost(prompts: Mapping[str, str]) -> None:
                     fingerprint.clear()
                 job(text)
                 row.append(best_us(job, texts_of(text), times))
-        print(f"{what:28}{row[0]:>12.2f}{row[1]:>12.2f}{row[2]:>16.2f}{row[3]:>12.2f}")
+        print(f"{what:32}{row[0]:>12.2f}{row[1]:>12.2f}{row[2]:>16.2f}{row[3]:>12.2f}")
 
 
 def main() -> None:
