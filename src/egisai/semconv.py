@@ -80,12 +80,29 @@ USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 USAGE_CACHE_READ_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
 USAGE_CACHE_WRITE_TOKENS: Final = "gen_ai.usage.cache_write.input_tokens"
 USAGE_REASONING_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
+USAGE_TEXT_INPUT_TOKENS: Final = "gen_ai.usage.text.input_tokens"
+USAGE_IMAGE_INPUT_TOKENS: Final = "gen_ai.usage.image.input_tokens"
+USAGE_AUDIO_INPUT_TOKENS: Final = "gen_ai.usage.audio.input_tokens"
+USAGE_TEXT_OUTPUT_TOKENS: Final = "gen_ai.usage.text.output_tokens"
+USAGE_IMAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.image.output_tokens"
+USAGE_AUDIO_OUTPUT_TOKENS: Final = "gen_ai.usage.audio.output_tokens"
 
 # --- content, off unless OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT says otherwise ---------------------------
 INPUT_MESSAGES: Final = "gen_ai.input.messages"
 OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
 SYSTEM_INSTRUCTIONS: Final = "gen_ai.system_instructions"
+TOOL_DEFINITIONS: Final = "gen_ai.tool.definitions"
+TOOL_CALL_ARGUMENTS: Final = "gen_ai.tool.call.arguments"
+TOOL_CALL_RESULT: Final = "gen_ai.tool.call.result"
+CONTENT_OMITTED: Final = "egisai.content.omitted_messages"
+"""How many of the oldest messages were left out because all together were too long."""
+DETAILS_EVENT: Final = "gen_ai.client.inference.operation.details"
 
+# --- metrics -------------------------------------------------------------------------------------------------------
+METRIC_DURATION: Final = "gen_ai.client.operation.duration"
+METRIC_TOKENS: Final = "gen_ai.client.token.usage"
+METRIC_FIRST_CHUNK: Final = "gen_ai.client.operation.time_to_first_chunk"
+TOKENS_TYPE: Final = "gen_ai.token.type"
 
 # --- other vendors' words ------------------------------------------------------------------------------------------
 CALL_OPERATIONS: Final = frozenset({"chat", "text_completion", "generate_content", "embeddings"})

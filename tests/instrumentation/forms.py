@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import openai
-from opentelemetry.sdk.trace import ReadableSpan
+from tests.instrumentation.contract import told
 
 from provider import Provider
+
+__all__ = ["APIS", "HAS_RESPONSES", "MODEL", "SYSTEM", "VERSION", "Caller", "request", "resource", "said", "told"]
 
 MODEL = "gpt-4.1-mini"
 SYSTEM = "You are the billing assistant of Example Ltd. Answer briefly."
@@ -97,21 +99,6 @@ class Caller:
         if self._loop is not None:
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
-
-
-def told(span: ReadableSpan) -> dict[str, Any]:
-    """What a call's span says of the response."""
-    attributes = dict(span.attributes or {})
-    names = {
-        "id": "gen_ai.response.id",
-        "model": "gen_ai.response.model",
-        "reasons": "gen_ai.response.finish_reasons",
-        "input": "gen_ai.usage.input_tokens",
-        "output": "gen_ai.usage.output_tokens",
-        "cached": "gen_ai.usage.cache_read.input_tokens",
-        "reasoning": "gen_ai.usage.reasoning.output_tokens",
-    }
-    return {word: attributes[name] for word, name in names.items() if name in attributes}
 
 
 def said(response: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 from opentelemetry import baggage
 from opentelemetry.context import Context, attach, detach, get_current
@@ -57,6 +57,20 @@ class Destination(NamedTuple):
     port: int
 
 
+Feed = Callable[[Any], "bool | None"]
+"""Takes a chunk. True: it is not the caller's to see."""
+
+
+class Tracing(Protocol):
+    """Where the tracer is, while calls are to be followed."""
+
+    tracer: Tracer | None
+
+    def resolve(self) -> Tracer | None:
+        """The tracer of now, where it is not settled yet; None while nothing is to be followed."""
+        ...
+
+
 _NO_CALL: Final = Endpoint("", lambda _: {}, lambda _: None, lambda _: {})
 
 
@@ -70,6 +84,7 @@ class Call:
         "_pending",
         "_started_ns",
         "context",
+        "destination",
         "endpoint",
         "fold",
         "in_flight",
@@ -79,13 +94,14 @@ class Call:
     def __init__(self, endpoint: Endpoint, outer: Context) -> None:
         self.endpoint = endpoint
         self.context = outer
+        self.destination: Destination | None = None  # where a refused request is to be told apart
         self.fold: Fold | None = None
         self.in_flight = False
         self._outer = outer
         self._parsing: object = None
         self.span: Span | None = None  # None: nobody records, or another instrumentor's span stands for this call
         self._pending: Future[Attributes] | None = None
-        self._started_ns = time.perf_counter_ns()
+        self._started_ns = 0
         self._first_ns = 0
 
     # --- in flight -------------------------------------------------------------------------------------------------
@@ -102,6 +118,19 @@ class Call:
         if now is self.context or _call_in(now) is self:
             attach(self._outer)
         self.context = self._outer  # the held context knows this call: let go, and there is no cycle to collect
+
+    def resume(self) -> None:
+        """Hold the call again, while more is done for it, such as a lazy stream's next step."""
+        self._outer = get_current()
+        self.in_flight = True
+        attach(self.context)
+
+    def suspend(self) -> None:
+        """That is done: the caller's context is back, and the call may be resumed."""
+        self.in_flight = False
+        now = get_current()
+        if now is self.context or _call_in(now) is self:
+            attach(self._outer)
 
     def noting(self, parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """`parse`, which makes the caller's own type of a response: where it fails, the response was billed."""
@@ -120,6 +149,15 @@ class Call:
             self.fold = self.endpoint.fold()
         return self.fold
 
+    def feed(self) -> Feed:
+        """What takes the chunks of the stream."""
+        fold = self.folding() if self.span is not None else None
+        return _pass_by if fold is None else fold.feed
+
+    def restart(self) -> None:
+        """The request goes out now: time is measured from here."""
+        self._started_ns = time.perf_counter_ns()
+
     def first_chunk(self) -> None:
         """The first chunk is here."""
         self._first_ns = time.perf_counter_ns()
@@ -128,16 +166,21 @@ class Call:
 
     def respond(self, response: object) -> None:
         """End with a whole response."""
+        attributes: Attributes = {}
         if self.span is not None:
-            attributes: Attributes = {}
             try:
                 attributes = self.endpoint.read_response(response)
             except Exception as exc:  # noqa: BLE001 - logged and counted
                 failed("reading a response", exc)
-            self._end(attributes)
+        self._end(attributes)
 
     def finish(self) -> None:
         """End with what the stream said, having said everything."""
+        self._end({})
+
+    def forget(self) -> None:
+        """There was no call after all: nothing has been sent, and the span is never ended."""
+        self.span = None
         self._end({})
 
     def abandon(self, exc: BaseException | None = None) -> None:
@@ -157,13 +200,14 @@ class Call:
             with _READING_RESPONSE:
                 attributes = self.endpoint.read_response(self._parsing)
         attributes[semconv.ERROR_TYPE] = _name_of(exc)
-        status = getattr(exc, "status_code", None)
-        if isinstance(status, int):
+        status = _status_of(exc)
+        if status is not None:
             attributes[semconv.HTTP_STATUS] = status
         self._end(attributes, exc)
 
     def _end(self, attributes: Attributes, exc: Exception | None = None) -> None:
         span, self.span = self.span, None  # one step under the interpreter's lock: one of two threads gets it
+        self.context = self._outer  # the held context knows this call: let go, and there is no cycle to collect
         if span is None:
             return
         try:
@@ -194,6 +238,10 @@ class Call:
         if self._first_ns:
             said[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = (self._first_ns - self._started_ns) / 1e9
         return {**said, **attributes}
+
+
+def _pass_by(_: Any) -> None:
+    """Takes the chunks of a stream that nobody reads."""
 
 
 def aside() -> Call | None:
@@ -256,6 +304,7 @@ def begin(
             request[semconv.CONVERSATION_ID] = who[semconv.SESSION_ID]
         model = request.get(semconv.REQUEST_MODEL)
         name = f"{endpoint.operation} {model}" if model else endpoint.operation
+        call.restart()
         span = tracer.start_span(name, outer, SpanKind.CLIENT, request)
         call.context = hold(outer, Held(facts, who, call), span)
         if span.is_recording():
@@ -344,3 +393,14 @@ def _attribute_late(span: Span, agent: Future[Attributes]) -> None:
 def _name_of(exc: BaseException) -> str:
     kind = type(exc)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _status_of(exc: BaseException) -> int | None:
+    """The HTTP status that an SDK's error tells, on itself or on the response that it carries."""
+    response: Any = getattr(exc, "response", None)
+    for holder in (exc, response):
+        for name in ("status_code", "code", "status"):
+            status = getattr(holder, name, None)
+            if isinstance(status, int) and 100 <= status < 600:
+                return int(status)
+    return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 Attributes = dict[str, Any]
@@ -49,6 +49,46 @@ class Endpoint:
     """The streamed body with usage asked for; None where the caller asked already, or nobody needs to."""
 
 
+class Asked(NamedTuple):
+    """What one run of a `Method` asks for."""
+
+    endpoint: Endpoint
+    body: Mapping[str, Any]
+    """What `endpoint` reads the request from: its JSON body where there is one, else the arguments themselves."""
+    url: str
+    """Where it goes, with scheme and host; "" where that is not known."""
+    client: str = ""
+    """The client's class name, where `Integration.provider` needs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A function or method of a client through which calls pass, sync or async, whatever it returns.
+
+    What it returns is followed by what it is, and stays what it is:
+
+        a value                            is the response
+        a (async) generator                is a stream: another real generator stands for it
+        a `contextlib` (async) manager     what it yields is followed by the same rules
+        an object with `inner`             is a stream: that attribute, its iterator, is listened to in place
+        an object or mapping with `member` has the stream (or the response) in that member
+        any other (async) iterator         is a stream: a transparent proxy stands for it
+    """
+
+    module: str
+    path: str
+    """Dotted attribute of `module`. It is put in place when `module` is imported by the program."""
+    asked: Callable[[Mapping[str, Any]], Asked | None]
+    """From the arguments by name, `self` among them, and a `*rest` under its name as a tuple. None: no call of an LLM;
+    it goes on untouched, only with our baggage kept out. Pure, and may raise: the caller's call is safe."""
+    inner: str | None = None
+    member: str | None = None
+    lazy: bool = False
+    """Whether a stream's request goes out only when its first chunk is asked for: if it never is, there was no call."""
+    since: str = ""
+    """The library's first version that has the method."""
+
+
 @dataclass(frozen=True, slots=True)
 class Integration:
     """An LLM client library and where its calls pass."""
@@ -57,9 +97,13 @@ class Integration:
     """Distribution on PyPI."""
     versions: str
     """PEP 440 range that the tests cover at both ends."""
-    targets: Sequence[tuple[str, str]]
-    """Module and dotted attribute of each method through which every request passes, sync or async."""
-    endpoints: Mapping[str, Endpoint]
-    """By path below the client's base URL."""
     provider: Callable[[str, str], str]
     """`gen_ai.provider.name` from the client's class name and the host it talks to."""
+    targets: Sequence[tuple[str, str]] = ()
+    """Of a client that Stainless generates: module and dotted attribute of each `request` method, sync or async."""
+    endpoints: Mapping[str, Endpoint] = field(default_factory=dict[str, Endpoint])
+    """Of a client that Stainless generates: by path below the client's base URL."""
+    methods: Sequence[Method] = ()
+    """Of any other client."""
+    oldest: Sequence[str] = ()
+    """What else the oldest version needs pinned in order to work, such as `httpx==0.27.2`."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
-from egisai import fingerprint, semconv
+from egisai import semconv
 
+from . import usage
 from .integration import Attributes, Endpoint, Integration, Prompt, StoredPrompt
+from .reading import an_object, no_prompt, put, system_text
 
 _PARAMETERS: Final = {
     "model": semconv.REQUEST_MODEL,
@@ -25,7 +27,6 @@ _PARAMETERS: Final = {
 }
 """Parameters that are attributes as they stand."""
 
-_EMPTY: Final[Mapping[str, Any]] = {}
 _SCALARS: Final = (str, int, float)
 
 
@@ -57,13 +58,13 @@ def _chat_request(body: Mapping[str, Any]) -> Attributes:
 
 def _responses_request(body: Mapping[str, Any]) -> Attributes:
     attributes = _request(body)
-    effort = _object(body.get("reasoning")).get("effort")
+    effort = an_object(body.get("reasoning")).get("effort")
     if isinstance(effort, str):
         attributes[semconv.REQUEST_REASONING_LEVEL] = effort
-    _output_type(attributes, _object(body.get("text")).get("format"))
+    _output_type(attributes, an_object(body.get("text")).get("format"))
     conversation = body.get("conversation")
     if not isinstance(conversation, str):
-        conversation = _object(conversation).get("id")
+        conversation = an_object(conversation).get("id")
     if isinstance(conversation, str):
         attributes[semconv.CONVERSATION_ID] = conversation
     stored = _stored_prompt(body)
@@ -83,29 +84,16 @@ def _embeddings_request(body: Mapping[str, Any]) -> Attributes:
 
 
 def _output_type(attributes: Attributes, format: object) -> None:  # noqa: A002 - the API's word
-    kind = _object(format).get("type")
+    kind = an_object(format).get("type")
     if isinstance(kind, str):
         attributes[semconv.OUTPUT_TYPE] = "json" if kind.startswith("json") else kind
-
-
-def _object(value: object) -> Mapping[str, Any]:
-    """A JSON object, or an empty one where there is none."""
-    # What it nearly always is comes first: asking an abstract class costs a third of a microsecond.
-    return cast("Mapping[str, Any]", value) if value and isinstance(value, (dict, Mapping)) else _EMPTY
-
-
-def _array(value: object) -> Sequence[object]:
-    """A JSON array, or an empty one where there is none."""
-    if not value or isinstance(value, str) or not isinstance(value, (list, Sequence)):
-        return ()
-    return cast("Sequence[object]", value)
 
 
 # --- system prompts --------------------------------------------------------------------------------------------------
 
 
 def _chat_prompt(body: Mapping[str, Any]) -> Prompt:
-    return _system_text(body.get("messages"))
+    return system_text(body.get("messages"))
 
 
 def _responses_prompt(body: Mapping[str, Any]) -> Prompt:
@@ -114,70 +102,33 @@ def _responses_prompt(body: Mapping[str, Any]) -> Prompt:
         return stored
     instructions = body.get("instructions")
     parts = (instructions,) if isinstance(instructions, str) and instructions else ()
-    return (*parts, *(_system_text(body.get("input")) or ())) or None
-
-
-def _no_prompt(_: Mapping[str, Any]) -> Prompt:
-    return None
+    return (*parts, *(system_text(body.get("input")) or ())) or None
 
 
 def _stored_prompt(body: Mapping[str, Any]) -> StoredPrompt | None:
-    prompt = _object(body.get("prompt"))
+    prompt = an_object(body.get("prompt"))
     stored, version = prompt.get("id"), prompt.get("version")
     return StoredPrompt(stored, version if isinstance(version, str) else None) if isinstance(stored, str) else None
-
-
-def _system_text(messages: object) -> tuple[str, ...] | None:
-    described = ((message.get("role"), _texts(message.get("content"))) for message in map(_object, _array(messages)))
-    return tuple(fingerprint.system_texts(described)) or None
-
-
-def _texts(content: object) -> Sequence[str]:
-    """The texts of a message's content: one, or parts with theirs."""
-    if isinstance(content, str):
-        return (content,)
-    texts = (_object(part).get("text") for part in _array(content))
-    return [text for text in texts if isinstance(text, str)]
 
 
 # --- responses -------------------------------------------------------------------------------------------------------
 
 
-def _chat_usage(attributes: Attributes, usage: Any) -> None:
-    _put(attributes, semconv.USAGE_INPUT_TOKENS, usage.prompt_tokens)
-    _put(attributes, semconv.USAGE_OUTPUT_TOKENS, usage.completion_tokens)
-    _put_detail(attributes, semconv.USAGE_CACHE_READ_TOKENS, usage, "prompt_tokens_details", "cached_tokens")
-    _put_detail(attributes, semconv.USAGE_REASONING_TOKENS, usage, "completion_tokens_details", "reasoning_tokens")
-
-
-def _put(attributes: Attributes, name: str, value: object) -> None:
-    if value is not None:
-        attributes[name] = value
-
-
-def _put_detail(attributes: Attributes, name: str, usage: Any, part: str, detail: str) -> None:
-    details: Any = getattr(usage, part, None)
-    if details is None:
-        return
-    if isinstance(details, dict):  # newer than this version of the SDK knows
-        _put(attributes, name, cast("dict[str, object]", details).get(detail))
-    else:
-        _put(attributes, name, getattr(details, detail, None))
-
-
 def _chat_response(completion: Any) -> Attributes:
     attributes: Attributes = {}
-    _put(attributes, semconv.RESPONSE_ID, completion.id)
-    _put(attributes, semconv.RESPONSE_MODEL, completion.model)
+    put(attributes, semconv.RESPONSE_ID, completion.id)
+    put(attributes, semconv.RESPONSE_MODEL, completion.model)
     if completion.choices:
         attributes[semconv.RESPONSE_FINISH_REASONS] = [choice.finish_reason or "error" for choice in completion.choices]
-    if completion.usage is not None:
-        _chat_usage(attributes, completion.usage)
+    usage.OPENAI_CHAT.read(attributes, completion.usage)
     return attributes
 
 
-class _ChatFold:
-    """Chat completion chunks: id and model in each, a finish reason per choice, usage at the end."""
+class ChatFold:
+    """Chat completion chunks: id and model in each, a finish reason per choice, usage at the end.
+
+    Other clients of this wire format fold with it too; one that has its usage elsewhere overrides `usage_of`.
+    """
 
     __slots__ = ("_first", "_id", "_reasons", "_usage", "usage_asked")
 
@@ -188,20 +139,24 @@ class _ChatFold:
         self._reasons: dict[int, str] = {}
         self._usage: Any = None
 
+    @staticmethod
+    def usage_of(chunk: Any) -> Any:
+        return chunk.usage
+
     def feed(self, chunk: Any) -> bool:
         if not self._id:  # Azure opens with its verdict on the prompt, which has neither id nor model
             self._id = chunk.id
             self._first = chunk
-        usage = chunk.usage
-        if usage is not None:
-            self._usage = usage
+        used = self.usage_of(chunk)
+        if used is not None:
+            self._usage = used
         choices = chunk.choices
         for choice in choices or ():
             if choice.finish_reason is not None:
                 self._reasons[choice.index] = choice.finish_reason
         if not self.usage_asked:
             return False
-        if usage is None:
+        if used is None:
             chunk.__pydantic_fields_set__.discard("usage")
             return False
         return not choices  # usage beside choices is what some servers send unasked: the caller's to see
@@ -209,12 +164,11 @@ class _ChatFold:
     def attributes(self) -> Attributes:
         attributes: Attributes = {}
         if self._first is not None:
-            _put(attributes, semconv.RESPONSE_ID, self._id)
-            _put(attributes, semconv.RESPONSE_MODEL, self._first.model)
+            put(attributes, semconv.RESPONSE_ID, self._id)
+            put(attributes, semconv.RESPONSE_MODEL, self._first.model)
         if self._reasons:
             attributes[semconv.RESPONSE_FINISH_REASONS] = [self._reasons[index] for index in sorted(self._reasons)]
-        if self._usage is not None:
-            _chat_usage(attributes, self._usage)
+        usage.OPENAI_CHAT.read(attributes, self._usage)
         return attributes
 
 
@@ -241,14 +195,9 @@ _CALLS_TO_CLIENT: Final = frozenset(
 
 def _responses_response(response: Any) -> Attributes:
     attributes: Attributes = {}
-    _put(attributes, semconv.RESPONSE_ID, response.id)
-    _put(attributes, semconv.RESPONSE_MODEL, response.model)
-    usage = response.usage
-    if usage is not None:
-        _put(attributes, semconv.USAGE_INPUT_TOKENS, usage.input_tokens)
-        _put(attributes, semconv.USAGE_OUTPUT_TOKENS, usage.output_tokens)
-        _put_detail(attributes, semconv.USAGE_CACHE_READ_TOKENS, usage, "input_tokens_details", "cached_tokens")
-        _put_detail(attributes, semconv.USAGE_REASONING_TOKENS, usage, "output_tokens_details", "reasoning_tokens")
+    put(attributes, semconv.RESPONSE_ID, response.id)
+    put(attributes, semconv.RESPONSE_MODEL, response.model)
+    usage.OPENAI_RESPONSES.read(attributes, response.usage)
     status = response.status
     if status == "completed":
         called = any(item.type in _CALLS_TO_CLIENT for item in response.output or ())
@@ -293,9 +242,8 @@ class _ResponsesFold:
 
 def _embeddings_response(response: Any) -> Attributes:
     attributes: Attributes = {}
-    _put(attributes, semconv.RESPONSE_MODEL, response.model)
-    if response.usage is not None:
-        _put(attributes, semconv.USAGE_INPUT_TOKENS, response.usage.prompt_tokens)
+    put(attributes, semconv.RESPONSE_MODEL, response.model)
+    usage.OPENAI_EMBEDDINGS.read(attributes, response.usage)
     embedding: Any = response.data[0].embedding if response.data else None
     if isinstance(embedding, list):
         attributes[semconv.EMBEDDINGS_DIMENSION_COUNT] = len(cast("list[object]", embedding))
@@ -329,16 +277,21 @@ def _provider(client: str, host: str) -> str:
     return next((name for domain, name in _PROVIDERS if host == domain or host.endswith("." + domain)), "openai")
 
 
+CHAT: Final = Endpoint(
+    "chat", _chat_request, _chat_prompt, _chat_response, ChatFold, usage_on_request=_usage_on_request
+)
+RESPONSES: Final = Endpoint("chat", _responses_request, _responses_prompt, _responses_response, _ResponsesFold)
+EMBEDDINGS: Final = Endpoint("embeddings", _embeddings_request, no_prompt, _embeddings_response)
+
 INTEGRATION: Final = Integration(
     library="openai",
     versions=">=1.26,<4",
     targets=(("openai", "OpenAI.request"), ("openai", "AsyncOpenAI.request")),
     endpoints={
-        "/chat/completions": Endpoint(
-            "chat", _chat_request, _chat_prompt, _chat_response, _ChatFold, usage_on_request=_usage_on_request
-        ),
-        "/responses": Endpoint("chat", _responses_request, _responses_prompt, _responses_response, _ResponsesFold),
-        "/embeddings": Endpoint("embeddings", _embeddings_request, _no_prompt, _embeddings_response),
+        "/chat/completions": CHAT,
+        "/responses": RESPONSES,
+        "/embeddings": EMBEDDINGS,
     },
     provider=_provider,
+    oldest=("httpx==0.27.2",),  # openai before 1.55 passes arguments that 0.28 removed
 )

@@ -13,10 +13,11 @@ from typing import Any, Final
 import wrapt
 from opentelemetry.trace import Tracer
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from egisai.guard import Guard
 
-from . import stainless
+from . import methods, stainless
 from .integration import Integration
 
 log: Final = logging.getLogger("egisai")
@@ -60,19 +61,27 @@ class Patches:
             log.warning("egisai: %s %s is outside the tested %s", integration.library, installed, supported)
         self._state[integration.library] = f"{installed}, when imported"
         for module, path in integration.targets:
-            wrapt.register_post_import_hook(functools.partial(self._patch, integration, path, installed), module)
+            follow = functools.partial(stainless.follow, integration)
+            self._when_imported(module, path, integration.library, installed, follow)
+        for method in integration.methods:
+            if not method.since or Version(installed) >= Version(method.since):
+                follow = functools.partial(methods.follow, integration, method)
+                self._when_imported(method.module, method.path, integration.library, installed, follow)
 
-    def _patch(self, integration: Integration, path: str, installed: str, module: Any) -> None:
+    def _when_imported(self, module: str, path: str, library: str, installed: str, follow: Callable[..., Any]) -> None:
+        wrapt.register_post_import_hook(functools.partial(self._patch, path, library, installed, follow), module)
+
+    def _patch(self, path: str, library: str, installed: str, follow: Callable[..., Any], module: Any) -> None:
         with self._lock, _PATCHING:
             if not self._active:
                 return
             *owners, name = path.split(".")
             owner: Any = functools.reduce(getattr, owners, module)
             original = getattr(owner, name)
-            ours = stainless.follow(integration, original, self, _is_vendors(original))
+            ours = follow(original, self, _is_vendors(original))
             self._patches.append(_Patch(owner, name, original, ours, inherited=name not in owner.__dict__))
             setattr(owner, name, ours)
-            self._state[integration.library] = installed
+            self._state[library] = installed
 
     def undo(self) -> None:
         """Restore every original. Where somebody has patched on top of us, our layer stays and does nothing."""

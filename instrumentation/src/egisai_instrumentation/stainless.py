@@ -1,4 +1,4 @@
-"""Follows calls of the clients that Stainless generates (openai and others): one method sees every request.
+"""Follows calls of the clients that Stainless generates (openai, groq, ...): one method sees every request.
 
 `Client.request(cast_to, options, stream=..., stream_cls=...)` sends, retries and parses for every resource, whole,
 streamed or raw. What it returns is the SDK's own object and stays so: a stream's inner iterator and its response's
@@ -6,9 +6,10 @@ streamed or raw. What it returns is the SDK's own object and stays so: a stream'
 
     returned                 followed by                               ended by
     a model                                                            itself
-    Stream, AsyncStream      a `_Listener` as its `_iterator`          exhaustion, error, close, garbage collection
+    Stream, AsyncStream      a `Listener` as its `_iterator`          exhaustion, error, close, garbage collection
     LegacyAPIResponse        parsing it, which the SDK caches          as what it parses to
-    APIResponse (lazy)       its `parse` and `close`                   as what it parses to, or its close
+    APIResponse, read                                                  the bytes it has
+    APIResponse, unread      its `parse` and `close`                   as what it parses to, its close, gc
 """
 
 from __future__ import annotations
@@ -17,19 +18,17 @@ import contextlib
 import copy
 import functools
 import inspect
-import json
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from types import SimpleNamespace
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
-
-from opentelemetry.trace import Tracer
 
 from egisai.guard import Guard, failed
 
-from .calls import Call, Destination, aside, begin
+from .calls import Call, Destination, Tracing, aside, begin
 from .integration import Endpoint, Integration
+from .reading import Loose, loose
+from .streams import AsyncListener, Listener, Listening
 
 _BEGINNING: Final = Guard("beginning a call")
 _SETTLING: Final = Guard("following a response")
@@ -40,17 +39,6 @@ _MAX_CLIENTS: Final = 1000  # whose destination is remembered; past that it is w
 _MAX_COPIED_BYTES: Final = 4_000_000  # of a response that the caller reads as bytes; of a longer one no usage is known
 
 Request = Callable[..., Any]
-Feed = Callable[[Any], "bool | None"]
-
-
-class Tracing(Protocol):
-    """Where the tracer is, while calls are to be followed."""
-
-    tracer: Tracer | None
-
-    def resolve(self) -> Tracer | None:
-        """The tracer of now, where it is not settled yet; None while nothing is to be followed."""
-        ...
 
 
 def follow(integration: Integration, original: Request, tracing: Tracing, covered: bool) -> Request:
@@ -134,7 +122,7 @@ class _Start:
             tracer = self._tracing.tracer or self._tracing.resolve()
             if tracer is None:
                 return None, options
-            endpoint = self._integration.endpoints.get(options.url)
+            endpoint = self._endpoint(options.url)
             body: object = options.json_data
             if endpoint is None or not isinstance(body, (dict, Mapping)) or options.method != "post":
                 return aside(), options
@@ -149,6 +137,10 @@ class _Start:
             failed("beginning a call", exc)
             return None, options
         return call, options
+
+    def _endpoint(self, url: str) -> Endpoint | None:
+        endpoints = self._integration.endpoints
+        return endpoints.get(url) or (endpoints.get(url.partition("?")[0]) if "?" in url else None)
 
     def _destination(self, client: Any) -> Destination:
         url = getattr(client, "_base_url", None) or client.base_url
@@ -227,7 +219,7 @@ def _follow_stream(call: Call, stream: Any) -> None:
     if fold is None:
         call.finish()
         return
-    listen = _AsyncListener if hasattr(stream, "__anext__") else _Listener
+    listen = AsyncListener if hasattr(stream, "__anext__") else Listener
     listener = stream._iterator = listen(call, fold.feed, stream._iterator)
     _before_close(stream.response, weakref.ref(listener))
 
@@ -245,6 +237,9 @@ def _follow_raw(call: Call, raw: Any) -> None:
 
 def _follow_lazy(call: Call, lazy: Any) -> None:
     response = lazy.http_response
+    if response.is_closed:  # read whole already, as `with_raw_response` of most of these clients does
+        _respond_with(call, response.content)
+        return
     copied = _Copied(call, response)
     parse, close = lazy.parse, lazy.close
 
@@ -298,6 +293,7 @@ class _Copied:
         self._bytes = bytearray()
         self._is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
         self._is_started = False
+        self._is_stopped = False
         name = "aiter_bytes" if hasattr(response.stream, "__aiter__") else "iter_bytes"
         read = getattr(response, name)
         if name == "iter_bytes":
@@ -328,8 +324,13 @@ class _Copied:
         if len(self._bytes) <= _MAX_COPIED_BYTES:
             self._bytes += chunk
 
+    def __del__(self) -> None:
+        if not self._is_stopped:
+            self._call.abandon()
+
     def stop(self) -> None:
         """Copy nothing more: somebody else follows the response."""
+        self._is_stopped = True
         self._response.__dict__.pop(self._name, None)
 
     def end(self) -> None:
@@ -340,7 +341,7 @@ class _Copied:
         if fold is not None and fits:
             for line in self._bytes.splitlines():
                 if line.startswith(b"data:") and line.endswith(b"}"):
-                    fold.feed(json.loads(line[5:], object_hook=_Loose))
+                    fold.feed(loose(bytes(line[5:])))
         if not self._response.is_closed:
             self._call.abandon()
         elif fold is None and fits:
@@ -352,23 +353,13 @@ class _Copied:
 def _respond_with(call: Call, content: bytes) -> None:
     """End with a response as it came over the wire."""
     try:
-        response = json.loads(content, object_hook=_Loose)
+        response = loose(content)
     except ValueError:
         response = None
-    if isinstance(response, _Loose):
+    if isinstance(response, Loose):
         call.respond(response)
     else:
         call.finish()
-
-
-class _Loose(SimpleNamespace):
-    """A JSON object read like an SDK model: what it lacks is None."""
-
-    def __init__(self, members: dict[str, Any]) -> None:
-        super().__init__(**members)
-
-    def __getattr__(self, name: str) -> None:
-        return None
 
 
 def _finish(call: Call, _: Any) -> None:
@@ -395,7 +386,7 @@ def _shape_of(kind: type[Any]) -> Follow:
     return shape
 
 
-def _before_close(response: Any, listener: Callable[[], _Listening | None]) -> None:
+def _before_close(response: Any, listener: Callable[[], Listening | None]) -> None:
     """Tell the listener before the response is closed; once, and leave nothing on the response afterwards."""
     names = [name for name in ("close", "aclose") if hasattr(response, name)]
     for name in names:
@@ -412,92 +403,3 @@ def _before_close(response: Any, listener: Callable[[], _Listening | None]) -> N
             return close()
 
         setattr(response, name, noticed)
-
-
-class _Listening:
-    """The iterator inside a stream, listened to."""
-
-    __slots__ = ("__weakref__", "_call", "_feed", "_fold_feed", "_inner", "_next", "_running")
-
-    def __init__(self, call: Call, feed: Feed, inner: Any) -> None:
-        self._call = call
-        self._fold_feed = feed
-        self._feed: Feed | None = None  # until the first chunk
-        self._inner = inner
-        self._running = False
-
-    def closed(self) -> None:
-        """The response is about to be closed: by its own end if a step is running, else by somebody who leaves."""
-        if not self._running:
-            self._call.abandon()
-
-    def _first_feed(self) -> Feed:
-        self._call.first_chunk()
-        self._feed = self._fold_feed
-        return self._feed
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def __del__(self) -> None:
-        self._call.abandon()
-
-
-class _Listener(_Listening):
-    __slots__ = ()
-
-    def __init__(self, call: Call, feed: Feed, inner: Any) -> None:
-        super().__init__(call, feed, inner)
-        self._next = inner.__next__
-
-    def __iter__(self) -> _Listener:
-        return self
-
-    def __next__(self) -> Any:
-        while True:
-            self._running = True
-            try:
-                chunk = self._next()
-            except StopIteration:
-                self._call.finish()
-                raise
-            except BaseException as exc:
-                self._call.fail(exc)
-                raise
-            self._running = False
-            try:
-                if (self._feed or self._first_feed())(chunk):
-                    continue  # not the caller's to see
-            except Exception as exc:  # noqa: BLE001 - logged and counted
-                failed("reading a chunk", exc)
-            return chunk
-
-
-class _AsyncListener(_Listening):
-    __slots__ = ()
-
-    def __init__(self, call: Call, feed: Feed, inner: Any) -> None:
-        super().__init__(call, feed, inner)
-        self._next = inner.__anext__
-
-    def __aiter__(self) -> _AsyncListener:
-        return self
-
-    async def __anext__(self) -> Any:
-        while True:
-            self._running = True
-            try:
-                chunk = await self._next()
-            except StopAsyncIteration:
-                self._call.finish()
-                raise
-            except BaseException as exc:
-                self._call.fail(exc)
-                raise
-            self._running = False
-            try:
-                if (self._feed or self._first_feed())(chunk):
-                    continue  # not the caller's to see
-            except Exception as exc:  # noqa: BLE001 - logged and counted
-                failed("reading a chunk", exc)
-            return chunk

@@ -1,0 +1,175 @@
+"""What providers call tokens, said once in the conventions' words: one table entry a dialect.
+
+`gen_ai.usage.input_tokens` includes what was read from and written to a cache, and `output_tokens` includes reasoning
+(https://github.com/open-telemetry/semantic-conventions-genai, client-inference.md). Where a provider counts those
+apart, they are added; where it reports what it bills beside what it processed, what it bills counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, cast
+
+from egisai import semconv
+
+from .integration import Attributes
+
+_MODALITIES: Final = {
+    ("text", "input"): semconv.USAGE_TEXT_INPUT_TOKENS,
+    ("image", "input"): semconv.USAGE_IMAGE_INPUT_TOKENS,
+    ("audio", "input"): semconv.USAGE_AUDIO_INPUT_TOKENS,
+    ("text", "output"): semconv.USAGE_TEXT_OUTPUT_TOKENS,
+    ("image", "output"): semconv.USAGE_IMAGE_OUTPUT_TOKENS,
+    ("audio", "output"): semconv.USAGE_AUDIO_OUTPUT_TOKENS,
+}
+
+
+class Dialect:
+    """How one provider reports usage. Each argument names members of its usage object, which may be a mapping.
+
+    A name is a member, or `holder.member`. Of several, those that are there are added up. A mapping or an object that
+    lacks a member lacks the attribute: nothing is made up.
+    """
+
+    __slots__ = ("_by_modality", "_nested", "_sums")
+
+    def __init__(
+        self,
+        *,
+        by_modality: Iterable[tuple[str, str, str, str]] = (),
+        **table: str | tuple[str, ...],
+    ) -> None:
+        """`table`: keys of `_ATTRIBUTES`. `by_modality`: lists of counts, as (list, input or output, the member with
+        the modality, the member with the count)."""
+        self._sums: list[tuple[str, tuple[str, ...]]] = []
+        nested: dict[str, list[tuple[str, str]]] = {}
+        for key, names in table.items():
+            attribute = _ATTRIBUTES[key]
+            for name in (names,) if isinstance(names, str) else ():
+                holder, _, inside = name.rpartition(".")
+                if holder:
+                    nested.setdefault(holder, []).append((attribute, inside))
+                else:
+                    self._sums.append((attribute, (name,)))
+            if isinstance(names, tuple):
+                self._sums.append((attribute, names))
+        self._nested = [(holder, tuple(members)) for holder, members in nested.items()]
+        self._by_modality = tuple(by_modality)
+
+    def read(self, attributes: Attributes, usage: Any) -> None:
+        """Put what `usage` says, where there is one, on `attributes`."""
+        if usage is None:
+            return
+        look = _looking(usage)
+        for name, members in self._sums:
+            total: int | None = None
+            for member in members:
+                count = look(member)
+                if count is not None:
+                    total = int(count) if total is None else total + int(count)
+            if total is not None:
+                attributes[name] = total
+        for holder, details in self._nested:
+            held = look(holder)
+            if held is not None:
+                look_inside = _looking(held)
+                for name, member in details:
+                    count = look_inside(member)
+                    if count is not None:
+                        attributes[name] = int(count)
+        for counts, direction, modality, tokens in self._by_modality:
+            for each in look(counts) or ():
+                look_inside = _looking(each)
+                what = look_inside(modality)
+                name = _MODALITIES.get((str(getattr(what, "value", what)).lower(), direction))
+                count = look_inside(tokens)
+                if name is not None and count is not None:
+                    attributes[name] = int(count)
+
+
+def _looking(holder: Any) -> Callable[[str], Any]:
+    if isinstance(holder, (dict, Mapping)):
+        return cast("Mapping[str, Any]", holder).get
+    return lambda name: getattr(holder, name, None)
+
+
+_ATTRIBUTES: Final = {
+    "input": semconv.USAGE_INPUT_TOKENS,
+    "output": semconv.USAGE_OUTPUT_TOKENS,
+    "cache_read": semconv.USAGE_CACHE_READ_TOKENS,
+    "cache_write": semconv.USAGE_CACHE_WRITE_TOKENS,
+    "reasoning": semconv.USAGE_REASONING_TOKENS,
+    "text_input": semconv.USAGE_TEXT_INPUT_TOKENS,
+    "image_input": semconv.USAGE_IMAGE_INPUT_TOKENS,
+    "audio_input": semconv.USAGE_AUDIO_INPUT_TOKENS,
+    "text_output": semconv.USAGE_TEXT_OUTPUT_TOKENS,
+    "image_output": semconv.USAGE_IMAGE_OUTPUT_TOKENS,
+    "audio_output": semconv.USAGE_AUDIO_OUTPUT_TOKENS,
+}
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+OPENAI_CHAT: Final = Dialect(
+    input="prompt_tokens",
+    output="completion_tokens",
+    cache_read="prompt_tokens_details.cached_tokens",
+    reasoning="completion_tokens_details.reasoning_tokens",
+    audio_input="prompt_tokens_details.audio_tokens",
+    audio_output="completion_tokens_details.audio_tokens",
+)
+"""OpenAI's chat completions, and everybody who speaks them: Azure, Groq, Together, Mistral, Cerebras, ..."""
+
+OPENAI_RESPONSES: Final = Dialect(
+    input="input_tokens",
+    output="output_tokens",
+    cache_read="input_tokens_details.cached_tokens",
+    reasoning="output_tokens_details.reasoning_tokens",
+)
+
+OPENAI_EMBEDDINGS: Final = Dialect(input="prompt_tokens")
+
+ANTHROPIC: Final = Dialect(
+    input=("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"),
+    output="output_tokens",  # thinking included
+    cache_read="cache_read_input_tokens",
+    cache_write="cache_creation_input_tokens",
+)
+"""https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching: the three counts of input do not overlap."""
+
+GEMINI: Final = Dialect(
+    input=("prompt_token_count", "tool_use_prompt_token_count"),  # the prompt's count includes what was cached
+    output=("candidates_token_count", "thoughts_token_count"),
+    cache_read="cached_content_token_count",
+    reasoning="thoughts_token_count",
+    by_modality=(
+        ("prompt_tokens_details", "input", "modality", "token_count"),
+        ("candidates_tokens_details", "output", "modality", "token_count"),
+    ),
+)
+"""`usage_metadata` of google-genai: https://ai.google.dev/api/generate-content#UsageMetadata"""
+
+GEMINI_INTERACTIONS: Final = Dialect(
+    input=("total_input_tokens", "total_tool_use_tokens"),
+    output=("total_output_tokens", "total_thought_tokens"),
+    cache_read="total_cached_tokens",
+    reasoning="total_thought_tokens",
+    by_modality=(("input_tokens_by_modality", "input", "modality", "tokens"),),
+)
+
+BEDROCK_CONVERSE: Final = Dialect(
+    input=("inputTokens", "cacheReadInputTokens", "cacheWriteInputTokens"),
+    output="outputTokens",
+    cache_read="cacheReadInputTokens",
+    cache_write="cacheWriteInputTokens",
+)
+"""https://docs.aws.amazon.com/bedrock/latest/userguide/prompt-caching.html: `inputTokens` is what was not cached."""
+
+COHERE: Final = Dialect(
+    input="billed_units.input_tokens",
+    output="billed_units.output_tokens",
+    cache_read="cached_tokens",
+)
+"""Version 2's `usage`, and version 1's `meta`."""
+
+OLLAMA: Final = Dialect(input="prompt_eval_count", output="eval_count")
+"""On the response itself."""
