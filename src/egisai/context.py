@@ -16,15 +16,17 @@ import difflib
 import functools
 import inspect
 import re
+import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
-from types import TracebackType
+from types import MethodType, TracebackType
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 from opentelemetry import baggage, trace
 from opentelemetry.context import Context, attach, create_key, get_current, set_value
-from opentelemetry.trace import Span
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext
 
+from . import semconv
 from .guard import count, log_once
 from .identity import is_uuid
 from .semconv import BAGGAGE_PREFIX, FIELDS
@@ -44,6 +46,12 @@ _KEYS: Final = tuple(BAGGAGE_PREFIX + field for field in FIELDS)
 _BAGGAGE: Final = next(iter(baggage.set_baggage("probe", "", Context())))
 _SPAN: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
 """Where the OTel context keeps its baggage, a dict, and its span: learnt from its API, which copies it for each."""
+
+_INHERITED: Final = (
+    *(semconv.AGENT_ID, semconv.AGENT_NAME, semconv.AGENT_SOURCE),
+    *(semconv.USER_ID, semconv.USER_ROLES, semconv.SESSION_ID, semconv.WORKFLOW_ID),
+)
+"""The attributes of a span that those below it look at."""
 
 _OWN: Final = create_key("egisai-own")  # an `_Own`: we made this context, so what it lacks it lacks on purpose
 _HELD: Final = create_key("egisai-held")  # a `Held`, while a provider request is in flight
@@ -159,6 +167,11 @@ def with_facts(ctx: Context, facts: Facts) -> Context:
     others = others_in(ctx)
     members = others | {key: fact for key, fact in zip(_KEYS, facts, strict=True) if fact is not None}
     return Context({**ctx, _BAGGAGE: members, _OWN: _Own(members, _facts(facts), others)})
+
+
+def without_facts(ctx: Context) -> Context:
+    """`ctx` with no facts of ours, not even those of a call in flight; they are absent on purpose."""
+    return with_facts(Context({key: value for key, value in ctx.items() if key != _HELD}), NO_FACTS)
 
 
 # --- writing -------------------------------------------------------------------------------------------------------
@@ -346,9 +359,9 @@ class context:  # noqa: N801 - it reads as a verb: `with egisai.context(agent="b
 
     def __call__(self, function: F) -> F:
         if inspect.isasyncgenfunction(function):
-            decorated = self._async_generator(function)
+            decorated = _async_generator(function, self)
         elif inspect.isgeneratorfunction(function):
-            decorated = self._generator(function)
+            decorated = _generator(function, self)
         elif inspect.iscoroutinefunction(function):
             decorated = self._coroutine(function)
         else:
@@ -369,48 +382,66 @@ class context:  # noqa: N801 - it reads as a verb: `with egisai.context(agent="b
 
         return call
 
-    def _generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            steps, inner = function(*args, **kwargs), _Inner(self)
-            step, value = steps.send, None
-            while True:
-                with inner:
-                    try:
-                        item = step(value)
-                    except StopIteration as stop:
-                        return stop.value
+
+def _generator(function: Callable[..., Any], owner: context | Context) -> Callable[..., Any]:
+    """The generator function, each step of its body run inside `owner`, and its consumer outside."""
+
+    def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        steps, inner = function(*args, **kwargs), _Inner(owner)
+        step, value = steps.send, None
+        while True:
+            with inner:
                 try:
-                    step, value = steps.send, (yield item)
-                except GeneratorExit:
-                    with inner:
-                        steps.close()
-                    raise
-                except BaseException as exc:  # noqa: BLE001 - thrown in by the consumer, for the generator
-                    step, value = steps.throw, exc
+                    item = step(value)
+                except StopIteration as stop:
+                    return stop.value
+                finally:
+                    value = None  # an exception would hold this frame, which would hold it
+            try:
+                step, value = steps.send, (yield item)
+            except BaseException as exc:  # noqa: BLE001 - thrown in by the consumer, for the generator
+                step, value = steps.throw, exc
 
-        return call
+    return call
 
-    def _async_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        # The body's steps run in the consumer's own task, so its timeouts and cancellation reach the body unchanged.
-        async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            steps, inner = function(*args, **kwargs), _Inner(self)
-            step, value = steps.asend, None
-            while True:
-                with inner:
-                    try:
-                        item = await step(value)
-                    except StopAsyncIteration:
-                        return
+
+def _async_generator(function: Callable[..., Any], owner: context | Context) -> Callable[..., Any]:
+    """As `_generator`. Steps run in the consumer's own task, so its timeouts and cancellation reach the body."""
+
+    async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        steps, inner = function(*args, **kwargs), _Inner(owner)
+        step = _first(steps)
+        while True:
+            with inner:
                 try:
-                    step, value = steps.asend, (yield item)
-                except GeneratorExit:
-                    with inner:
-                        await steps.aclose()
-                    raise
-                except BaseException as exc:  # noqa: BLE001 - thrown in by the consumer, for the generator
-                    step, value = steps.athrow, exc
+                    item = await step
+                except StopAsyncIteration:
+                    return
+                finally:
+                    step = None
+            try:
+                step = steps.asend((yield item))
+            except BaseException as exc:  # noqa: BLE001 - thrown in by the consumer, for the generator
+                step = steps.athrow(exc)
 
-        return call
+    return call
+
+
+def _first(steps: AsyncGenerator[Any, Any]) -> Any:
+    """The first step of an async generator that another one drives, made so that only the other is known to the loop.
+
+    A loop that ends closes every generator it knows, all at once, and the garbage collector tells it of each it finds:
+    the inner one would be closed while the outer closes it, and outside its scope.
+    """
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(firstiter=None, finalizer=_left_to_outer)
+    try:
+        return steps.asend(None)  # takes the hooks for good
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+
+
+def _left_to_outer(steps: object) -> None: ...
 
 
 class _Inner:
@@ -418,17 +449,19 @@ class _Inner:
 
     __slots__ = ("_inside", "_outside", "_owner")
 
-    def __init__(self, owner: context) -> None:
+    def __init__(self, owner: context | Context) -> None:
         self._owner = owner
         self._inside: Context | None = None
         self._outside = get_current()
 
     def __enter__(self) -> None:
         self._outside = get_current()
-        if self._inside is None:
+        if self._inside is not None:
+            attach(self._inside)
+        elif isinstance(self._owner, context):
             self._owner.__enter__()
         else:
-            attach(self._inside)
+            attach(self._owner)
 
     def __exit__(self, *_: object) -> None:
         self._inside = get_current()
@@ -442,24 +475,27 @@ def propagate(function: F) -> F:
     """The same function, bound to the context of here and now, for anything that would run it elsewhere.
 
     `threading.Thread(target=egisai.propagate(work))`: facts and active span of the caller apply inside `work`, and
-    whoever runs it keeps its own context. (Pool jobs and asyncio tasks need no help.)
+    whoever runs it keeps its own context. Of coroutine functions and generators the whole body is covered. (Jobs of
+    thread pools and asyncio tasks need no help.)
+
+    `processes.submit(egisai.propagate(work), x)`: where `work` can be pickled, so can what this returns. In the other
+    process the same facts apply, spans are children of the caller's, and other people's baggage is there as text; the
+    rest of the context stays behind.
     """
-    return cast(F, functools.wraps(function)(bound(function, get_current())))
+    carried = get_current()
+    if inspect.isasyncgenfunction(function):
+        bound_to = _async_generator(function, carried)
+    elif inspect.isgeneratorfunction(function):
+        bound_to = _generator(function, carried)
+    elif inspect.iscoroutinefunction(function):
+        bound_to = _bound_coroutine(function, carried)
+    else:
+        return cast(F, _Propagated(function, carried))
+    return cast(F, functools.wraps(function)(bound_to))
 
 
 def bound(function: Callable[..., Any], carried: Context) -> Callable[..., Any]:
     """`function`, run in the OTel context `carried`; its runner's own is back when it ends."""
-    if inspect.iscoroutinefunction(function):
-
-        async def run_async(*args: Any, **kwargs: Any) -> Any:
-            before = get_current()
-            attach(carried)
-            try:
-                return await function(*args, **kwargs)
-            finally:
-                attach(before)
-
-        return run_async
 
     def run(*args: Any, **kwargs: Any) -> Any:
         before = get_current()
@@ -470,3 +506,72 @@ def bound(function: Callable[..., Any], carried: Context) -> Callable[..., Any]:
             attach(before)
 
     return run
+
+
+def _bound_coroutine(function: Callable[..., Any], carried: Context) -> Callable[..., Any]:
+    async def run(*args: Any, **kwargs: Any) -> Any:
+        before = get_current()
+        attach(carried)
+        try:
+            return await function(*args, **kwargs)
+        finally:
+            attach(before)
+
+    return run
+
+
+class _Propagated:
+    """A bound function that can be pickled, which a closure cannot."""
+
+    def __init__(self, function: Callable[..., Any], carried: Context) -> None:
+        functools.update_wrapper(self, function)
+        self._egisai_function = function
+        self._egisai_carried = carried
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        before = get_current()
+        attach(self._egisai_carried)
+        try:
+            return self._egisai_function(*args, **kwargs)
+        finally:
+            attach(before)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self if instance is None else MethodType(self, instance)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _propagated, (self._egisai_function, *_packed(self._egisai_carried))
+
+
+class _Caller(NonRecordingSpan):
+    """The caller's span as another process knows it: spans below it belong to the same agent as they would there."""
+
+    def __init__(self, told: SpanContext, attributes: Mapping[str, Any]) -> None:
+        super().__init__(told)
+        self.attributes = attributes
+
+
+def _packed(ctx: Context) -> tuple[object, ...]:
+    """What another process can use of `ctx`, as plain values; `_propagated` takes it."""
+    facts = tuple(facts_of(ctx)) if is_own(ctx) or held_in(ctx) is not None else None
+    others = {key: str(value) for key, value in others_in(ctx).items()}  # as in a header
+    span = span_in(ctx)
+    if span is None:
+        return facts, others, None, {}
+    told, attributes = span.get_span_context(), cast("Mapping[str, Any]", getattr(span, "attributes", None) or {})
+    told = SpanContext(told.trace_id, told.span_id, True, told.trace_flags, told.trace_state)
+    return facts, others, told, {name: attributes[name] for name in _INHERITED if name in attributes}
+
+
+def _propagated(
+    function: Callable[..., Any],
+    facts: tuple[str | None, ...] | None,
+    others: dict[str, object],
+    caller: SpanContext | None,
+    attributes: Mapping[str, Any],
+) -> _Propagated:
+    """Unpickles a `_Propagated`. The context that it brings comes from its own program, through a pipe of its own."""
+    ctx = with_others(Context(), others) if others else Context()
+    if caller is not None:
+        ctx = trace.set_span_in_context(_Caller(caller, attributes), ctx)
+    return _Propagated(function, ctx if facts is None else with_facts(ctx, Facts(*facts)))
