@@ -21,7 +21,6 @@ import itertools
 import multiprocessing
 import random
 import re
-import resource
 import sys
 import textwrap
 import time
@@ -611,6 +610,15 @@ def prompts_of(what: str, rng: random.Random) -> Iterator[str]:
             yield rng.choice(PLACES)(prompt, new_text(rng, sentences))
 
 
+def memory_mb(field: str) -> float:
+    """This process's memory, now (VmRSS) or at most so far (VmHWM), as Linux counts it.
+
+    `ru_maxrss` would not do: it includes what the parent of a process had.
+    """
+    status = Path("/proc/self/status").read_text("ascii")
+    return int(re.findall(rf"{field}:\s+(\d+) kB", status)[0]) * 1_024 / 1_000_000
+
+
 def run_stream(what: str) -> None:
     """Prints the stream's row; in a process of its own, whose peak of memory is the stream's."""
     sightings = 0
@@ -620,7 +628,7 @@ def run_stream(what: str) -> None:
         sightings += 1
 
     attribution = Attribution(on_sighting=on_sighting)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before_mb = memory_mb("VmRSS")
     spent_ns = 0
     found: set[bytes] = set()
     for text in prompts_of(what, random.Random(what)):
@@ -629,11 +637,9 @@ def run_stream(what: str) -> None:
         agent = attribution.prompted(seen).id if seen else ""
         spent_ns += time.perf_counter_ns() - start
         found.add(hashlib.blake2b(agent.encode(), digest_size=8).digest())
-    own = sys.getsizeof(found) + sum(map(sys.getsizeof, found))
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before - own / 1024
-    print(
-        f"{what:20}{len(found):>9,}{sightings:>15,}{grown / 1024:>11.1f}{spent_ns / STREAM / 1_000:>14.0f}", flush=True
-    )
+    own_mb = (sys.getsizeof(found) + sum(map(sys.getsizeof, found))) / 1_000_000
+    grown_mb = memory_mb("VmHWM") - before_mb - own_mb
+    print(f"{what:20}{len(found):>9,}{sightings:>15,}{grown_mb:>11.1f}{spent_ns / STREAM / 1_000:>14.0f}", flush=True)
 
 
 def print_streams() -> None:
