@@ -246,6 +246,13 @@ def test_nothing_is_left_for_the_next(protocol: Protocol) -> None:
             assert connection.ask("/") == {}
 
 
+def test_uvicorn_can_do_it_alone() -> None:
+    """`uvicorn --reset-contextvars` without the middleware: nothing is left either, as docs/recipes/web.md says."""
+    with uvicorn_serving(asgi(sets_user), reset_contextvars=True) as url, Connection(url) as connection:
+        assert connection.ask("/?acme", body=b"x" * 1_000_000) == {}
+        assert connection.ask("/") == {}
+
+
 def test_pipelined_requests_are_apart(protocol: Protocol) -> None:
     """A request that came before the first one was answered starts with nothing."""
     with protocol.served(sets_user) as url:

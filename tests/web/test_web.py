@@ -24,8 +24,8 @@ from provider import Provider
 N = 60
 
 
-def fastapi_app(provider: Provider) -> fastapi.FastAPI:
-    app = fastapi.FastAPI()
+def fastapi_app(provider: Provider, **telemetry: Any) -> fastapi.FastAPI:
+    app = fastapi.FastAPI(telemetry=telemetry)
     messages: Any = [{"role": "user", "content": "hello"}]
     whole = openai.OpenAI(base_url=provider.base_url, api_key="sk-local")
     awaited = openai.AsyncOpenAI(base_url=provider.base_url, api_key="sk-local")
@@ -76,10 +76,11 @@ def check(spans: Spans, expected: int) -> None:
         assert call.attributes["gen_ai.agent.name"] == str(user).partition("-")[0]
 
 
-@pytest.mark.parametrize("way", ["bare", "server instrumentation", "middleware", "both"])
+@pytest.mark.parametrize("way", ["bare", "server instrumentation", "FastAPI's own", "middleware", "both"])
 def test_ctx_fastapi(spans: Spans, server: Provider, way: str) -> None:
     """Async, sync and streaming endpoints under load: every call has its own request's user, none another's."""
-    app = fastapi_app(server)
+    own = {"tracer_provider": spans.provider, "operation_spans": False} if way == "FastAPI's own" else {}
+    app = fastapi_app(server, **own)
     if way in ("middleware", "both"):
         app.add_middleware(ASGIMiddleware)
     if way in ("server instrumentation", "both"):
