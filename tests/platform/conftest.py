@@ -24,11 +24,17 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, Tracer
+from sqlalchemy import create_engine, make_url
 
 from egisai import semconv
 from egisai.identity import agent_id
 from egisai_platform.auth import Auth
 from egisai_platform.metadata import Metadata
+
+_numbers = itertools.count()
+
+POSTGRESQL = os.environ.get("TEST_POSTGRESQL")
+"""A PostgreSQL server's DSN without a database, on which `postgres.sh` runs the tests that use `dsn`."""
 
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
 
@@ -135,6 +141,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     assert "Traceback" not in output, output
 
 
+@pytest.fixture
+def dsn(tmp_path: Path) -> Iterator[str]:
+    """A metadata database of this test's own: SQLite, or PostgreSQL under `postgres.sh`."""
+    if POSTGRESQL is None:
+        yield f"sqlite:///{tmp_path / 'metadata.db'}"
+        return
+    name = f"test_{next(_numbers)}"
+    server = create_engine(make_url(POSTGRESQL).set(database="postgres"), isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        yield make_url(POSTGRESQL).set(database=name).render_as_string(hide_password=False)
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    server.dispose()
+
+
 @dataclass
 class Organisation:
     """An organisation with its keys, and requests made with them."""
@@ -164,9 +185,9 @@ class Organisation:
     def ask(self, path: str, **params: object) -> httpx.Response:
         return self.request("GET", path, params={name: str(value) for name, value in params.items()} or None)
 
-    def announce(self, agents: list[dict[str, str]], *, key: str | None = None) -> httpx.Response:
+    def announce(self, agents: Sequence[Mapping[str, str]], *, key: str | None = None) -> httpx.Response:
         authorization = bearer(self.ingest_key if key is None else key)
-        return self.client.post(f"{self.server.url}/v1/agents", json={"agents": agents}, headers=authorization)
+        return self.client.post(f"{self.server.url}/v1/agents", json={"agents": list(agents)}, headers=authorization)
 
     def get(self, path: str, **params: object) -> Any:
         """A good answer's JSON."""
@@ -180,9 +201,6 @@ class Organisation:
     def request(self, method: str, path: str, *, key: str | None = None, **options: Any) -> httpx.Response:
         authorization = bearer(self.admin_key if key is None else key)
         return self.client.request(method, f"{self.server.url}/api/v1/{path}", headers=authorization, **options)
-
-
-_numbers = itertools.count()
 
 
 @pytest.fixture

@@ -30,7 +30,9 @@ class Browser:
         return self.driver.find_element(By.CSS_SELECTOR, selector).text
 
     def all(self, selector: str) -> list[str]:
-        return [element.text for element in self.driver.find_elements(By.CSS_SELECTOR, selector)]
+        """What is in each of them, read at one moment: between two questions the page may patch one away."""
+        script = "return Array.from(document.querySelectorAll(arguments[0]), (element) => element.innerText.trim())"
+        return self.driver.execute_script(script, selector)
 
     def run(self, script: str) -> object:
         return self.driver.execute_script(script)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from contextlib import aclosing
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -116,7 +115,7 @@ def test_events():
 
     async def watch():
         heard = []
-        async with aclosing(events.subscribe("acme")) as counts:
+        with events.subscribe("acme") as counts:
             first = asyncio.ensure_future(anext(counts))
             await asyncio.sleep(0)
             threads = [
@@ -139,9 +138,23 @@ def test_events():
     assert len(heard) <= 2
 
     async def late():
-        return [count async for count in events.subscribe("acme")]
+        with events.subscribe("acme") as counts:
+            return [count async for count in counts]
 
     assert asyncio.run(late()) == []
+
+
+def test_events_are_heard_from_the_first_moment():
+    """What is published between subscribing and the first turn is not lost: a page says "live" in between."""
+    events = Events()
+
+    async def watch():
+        with events.subscribe("acme") as counts:
+            events.publish("acme", 3)
+            return await asyncio.wait_for(anext(counts), 10)
+
+    assert asyncio.run(watch()) == 3
+    assert (events.published("acme"), events.published("other")) == (3, 0)
 
 
 def test_events_forget_who_left():
@@ -149,7 +162,7 @@ def test_events_forget_who_left():
     events = Events()
 
     async def watch():
-        async with aclosing(events.subscribe("acme")) as counts:
+        with events.subscribe("acme") as counts:
             events_seen = asyncio.ensure_future(anext(counts))
             await asyncio.sleep(0)
             events.publish("acme", 1)
@@ -199,9 +212,9 @@ def test_one_request_does_not_fail_its_group(registry, recorder, caplog):
 
 # --- the registry ------------------------------------------------------------------------------------------------
 @pytest.fixture
-def registry(tmp_path):
+def registry(dsn):
     """A registry that knows a, b, c, d of organisation o."""
-    metadata = Metadata(f"sqlite:///{tmp_path / 'metadata.db'}")
+    metadata = Metadata(dsn)
     made = Registry(metadata)
     made.saw(Sighting("o", agent_id("o", "name", name), name, "name") for name in "abcd")
     yield made

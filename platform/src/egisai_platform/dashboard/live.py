@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from typing import Final
 
 from starlette.concurrency import run_in_threadpool
@@ -13,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 
 from egisai_platform.auth import current_viewer
 from egisai_platform.dashboard.page import Ask, begin, finish
+from egisai_platform.events import Events
 
 HEARTBEAT_S: Final = 15.0
 MIN_GAP_S: Final = 0.5
@@ -30,8 +30,10 @@ async def events(request: Request) -> Response:
 
 
 async def _stream(ask: Ask) -> AsyncIterator[bytes]:
-    yield b"retry: 2000\nevent: hello\ndata: 0\n\n"
-    async with aclosing(ask.request.app.state.platform.events.subscribe(ask.organisation)) as arrivals:
+    events: Events = ask.request.app.state.platform.events
+    with events.subscribe(ask.organisation) as arrivals:
+        # Hello comes when we listen already, with what was told before: a page that is older than that asks again.
+        yield b"retry: 2000\nevent: hello\ndata: %d\n\n" % events.published(ask.organisation)
         arriving = asyncio.ensure_future(_next(arrivals))
         try:
             while True:

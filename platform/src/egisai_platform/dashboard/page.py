@@ -93,6 +93,8 @@ class Ask:
     organisation: str
     organisations: Sequence[str]
     address: Address
+    seen: int
+    """How many spans the live stream had told of before anything was read for the page."""
     now: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
     @property
@@ -181,7 +183,8 @@ def begin(request: Request, since: str = "all") -> Ask | Response:
     if wanted and wanted not in organisations:
         return trouble(request, 404, "Not found", "You cannot see an organisation of that name.")
     organisation = wanted or ("default" if "default" in organisations else organisations[0])
-    return Ask(request, viewer, organisation, organisations, replace(address, path=_quoted(request)))
+    seen = request.app.state.platform.events.published(organisation)
+    return Ask(request, viewer, organisation, organisations, replace(address, path=_quoted(request)), seen)
 
 
 def render(ask: Ask, template: str, section: str, **context: Any) -> Response:

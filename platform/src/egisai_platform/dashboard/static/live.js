@@ -4,7 +4,7 @@
 (() => {
   const badge = document.getElementById("live");
   const MIN_GAP_MS = 1000;
-  let source = null, paused = false, stale = false, busy = false, again = false, timer = 0, last = 0;
+  let source = null, paused = false, stale = false, busy = false, again = false, timer = 0, last = 0, seen = document.body.dataset.seen;
 
   // --- patching ---------------------------------------------------------------------------------------------
   const key = (node) => (node.nodeType === 1 && node.getAttribute("data-key")) || null;
@@ -68,7 +68,11 @@
     if (source || paused || document.hidden) return;
     const mine = source = new EventSource(document.body.dataset.events);
     let missed = stale;
-    source.addEventListener("hello", () => { if (missed) soon(); missed = false; show(); });
+    source.addEventListener("hello", ({ data }) => {  // what was told since the page was made, and while we were away
+      if (missed || data !== seen) soon();
+      missed = false; seen = data;
+      show();
+    });
     source.addEventListener("calls", soon);
     source.onerror = () => {
       if (mine.readyState === EventSource.CLOSED && mine === source) {  // refused outright: the browser gave up, we do not
