@@ -8,7 +8,7 @@ step. Actors share nothing, so the order in which they run cannot matter, and th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 from tests.stress.program import (
@@ -164,10 +164,15 @@ class Model:
         finally:
             me.env = before
 
-    def _scope(self, me: _Actor, owner: object, changes: Mapping[str, str], body: Steps, at: str) -> Iterator[None]:
-        me.env = me.env.merged(changes)._replace(scope=OpenScope(owner, me.env, me.env.scope))
+    @contextmanager
+    def _scope(self, me: _Actor, fields: tuple[str, ...] | None, at: str, shared: bool = False) -> Iterator[None]:
+        if fields is None:
+            yield
+            return
+        owner = fields if shared else at
+        me.env = me.env.merged(values(fields, at, shared))._replace(scope=OpenScope(owner, me.env, me.env.scope))
         try:
-            yield from self._steps(me, body, at)
+            yield
         finally:
             scope = me.env.scope
             while scope is not None and scope.owner != owner:
@@ -183,7 +188,11 @@ class Model:
             case Clear():
                 me.env = env._replace(facts={}, shaped=True)
             case Baggage(key):
-                me.env = env._replace(tenant=at) if key == "tenant" else env
+                if key == "tenant":
+                    me.env = env._replace(tenant=at)
+                elif key.startswith("-"):
+                    gone = key.removeprefix("-egisai.")
+                    me.env = env._replace(facts={field: fact for field, fact in env.facts.items() if field != gone})
             case Call("handler"):
                 self._see(env, at, env._replace(facts={}, shaped=False).attributes())
             case Call(how):
@@ -195,8 +204,8 @@ class Model:
             case Raise():
                 raise ProgramError
             case Scope(fields, body, _, shared):
-                at_scope = "shared" if shared else at
-                yield from self._scope(me, (at_scope, fields), values(fields, at_scope), body, at)
+                with self._scope(me, fields, at, shared):
+                    yield from self._steps(me, body, at)
             case Span(body, framework) if me.place.stays:
                 attributes = env.attributes(f"framework@{at}" if framework else None)
                 self._see(env, at, attributes)
@@ -241,9 +250,11 @@ class Model:
         for i, use in enumerate(step.uses):
             kind = carrier_of(use, inner.place.is_async, me.place)
             if i == 0 and step.fields is not None:
-                inner.env = self._start(kind, me.env).merged(values(step.fields, at))
-            if act(kind, lambda: next(generator, "ended")) == "ended":
-                return
+                with self._scope(me, use.fields, f"{at}.s{i}"):
+                    inner.env = self._start(kind, me.env).merged(values(step.fields, at, step.shared))
+            with self._scope(me, use.fields, f"{at}.s{i}"):
+                if act(kind, lambda: next(generator, "ended")) == "ended":
+                    return
             try:
                 yield from self._steps(me, use.between, f"{at}.u{i}")
             except BaseException:

@@ -34,14 +34,15 @@ class Clear:
 
 @dataclass(frozen=True)
 class Baggage:
-    """A baggage member that somebody else writes, under a name of theirs or of ours."""
+    """A baggage member that somebody else writes, or takes away (`-`), under a name of theirs or of ours."""
 
     key: str
 
 
 @dataclass(frozen=True)
 class Call:
-    """`span`, `handler` (a span that knows only its parent span), `create` or `prompted` (a real client's calls)."""
+    """`span`, `handler` (a span in a context with nothing but its parent span, if that), `create` or `prompted` (a real
+    client's calls)."""
 
     how: str = "span"
 
@@ -119,22 +120,26 @@ class Later:
 
 @dataclass(frozen=True)
 class Use:
-    """A step of a generator taken by `carrier`, then something of the consumer's own."""
+    """A step of a generator taken by `carrier`, inside a scope of the consumer's where there are fields for one, then
+    something of the consumer's own."""
 
     carrier: str
     between: Steps
+    fields: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Generate:
     """A generator, consumed, and left in one way or another. It is decorated with a scope; where `fields` is None it is
-    bare, and what it does to the context shows in whoever takes its steps."""
+    bare, and what it does to the context shows in whoever takes its steps. Shared ones with the same fields come from
+    the same decorated function."""
 
     kind: str
     fields: tuple[str, ...] | None
     body: Steps
     uses: tuple[Use, ...]
     end: str
+    shared: bool = False
 
 
 Step: TypeAlias = (
@@ -156,8 +161,9 @@ class ProgramError(Exception):
     """What a program raises."""
 
 
-def values(fields: Sequence[str], at: str) -> dict[str, str]:
-    """What `fields` are set to by the step at `at`."""
+def values(fields: Sequence[str], at: str, shared: bool = False) -> dict[str, str]:
+    """What `fields` are set to by the step at `at`, or by all who share them."""
+    at = "shared" if shared else at
     named = {field.lstrip("-"): "" if field.startswith("-") else f"{field}@{at}" for field in fields}
     if named.get("agent_id"):
         named["agent_id"] = str(uuid5(NAMESPACE_OID, at))
@@ -237,14 +243,14 @@ def _weighted(*choices: tuple[int, st.SearchStrategy[Step]]) -> st.SearchStrateg
 _changes = st.lists(st.sampled_from(FIELDS + tuple(f"-{field}" for field in FIELDS)), min_size=1, max_size=4).map(
     lambda fields: tuple({field.lstrip("-"): field for field in fields}.values())
 )
-_shared = st.sampled_from([("agent", "user_id"), ("agent_id", "-session_id")])
+_shared = st.sampled_from([("agent", "user_id"), ("agent", "user_id"), ("agent_id", "-session_id")])
 _quiet = _weighted(  # also while something is unwound
     (6, st.just(Call())),
     (6, st.builds(Set, _changes)),
     (3, st.just(Pause())),
     (1, st.just(Clear())),
     (2, st.just(Call("handler"))),
-    (1, st.sampled_from(["tenant", "egisai.user_id", "egisai.agent"]).map(Baggage)),
+    (2, st.sampled_from(["tenant", "egisai.user_id", "egisai.agent", "-egisai.session_id"]).map(Baggage)),
 )
 _leaves = _weighted((12, _quiet), (4, st.just(Yield())), (1, st.sampled_from(["create", "prompted"]).map(Call)))
 _ends = st.sampled_from([Call()] * 7 + [Hang()] * 2 + [Raise()])
@@ -257,17 +263,26 @@ def _ending(steps: Steps, step: Step) -> Steps:
     return [*steps, step]
 
 
+def _suspended(first: Steps, inner: Steps, handler: Steps) -> Steps:
+    """Of a generator: suspended twice inside a scope, and with something to do when it is left there."""
+    inside = Try([Yield(), *inner, Yield()], handler)
+    return [*first, Scope(("workflow_id",), [inside]), Yield(), Call()]
+
+
 def _blocks(body: st.SearchStrategy[Steps]) -> st.SearchStrategy[Step]:
     some = st.builds(_ending, st.lists(_quiet, max_size=3), st.just(Call()))
-    uses = st.lists(st.builds(Use, _carriers, some | body), min_size=1, max_size=4).map(tuple)
+    scoped = st.sampled_from([None, None, ("agent", "user_id"), ("session_id",)])
+    uses = st.lists(st.builds(Use, _carriers, some | body, scoped), min_size=1, max_size=4).map(tuple)
+    kinds, suspended = st.sampled_from(["async", "sync"]), st.builds(_suspended, some, body, some)
     exits = st.sampled_from(["exhaust", "close", "throw", "drop"])
     hows = st.sampled_from(["with", "async with", "function", "coroutine"])
     return _weighted(
         (6, st.builds(Spawn, _kinds, body, st.booleans())),
         (2, st.builds(Scope, _changes, body, hows)),
-        (2, st.builds(Scope, _shared, body, hows, st.just(True))),
-        (3, st.builds(Generate, st.sampled_from(["async", "sync"]), _changes, body, uses, exits)),
-        (1, st.builds(Generate, st.sampled_from(["async", "sync"]), st.none(), body, uses, exits)),
+        (3, st.builds(Scope, _shared, body, hows, st.just(True))),
+        (2, st.builds(Generate, kinds, _changes, suspended | body, uses, exits)),
+        (2, st.builds(Generate, kinds, _shared, suspended | body, uses, exits, st.just(True))),
+        (1, st.builds(Generate, kinds, st.none(), suspended | body, uses, exits)),
         (2, st.builds(Span, body, st.booleans())),
         (2, st.builds(Try, body, some)),
         (2, st.builds(Later, body, some)),

@@ -41,6 +41,7 @@ from tests.stress.program import (
     Steps,
     Stream,
     Try,
+    Use,
     Yield,
     carrier_of,
     fitting,
@@ -72,10 +73,6 @@ def _drive(steps: Coroutine[Any, Any, Any]) -> Any:
     except StopIteration as stop:
         return stop.value
     raise AssertionError("it waits")
-
-
-def _undecorated(function: Any) -> Any:
-    return function
 
 
 class Spans(SpanProcessor):
@@ -172,6 +169,8 @@ class _Run:
         self.failures: list[BaseException] = []
         self._facts: dict[str, tuple[dict[str, str], Any]] = {}
         self._shared: dict[tuple[str, ...], egisai.context] = {}
+        self._functions: dict[Any, Callable[..., Any]] = {}
+        self._decorating = threading.Lock()
         self._meeting = Meeting()
         self._pools = [ThreadPoolExecutor(2, f"depth-{depth}") for depth in range(_DEPTHS)]
         self._otel = program.otel
@@ -295,7 +294,8 @@ class _Run:
             case Clear():
                 egisai.clear_context()
             case Baggage(key):
-                attach(baggage.set_baggage(key, at))
+                gone = key.removeprefix("-")
+                attach(baggage.set_baggage(key, at) if gone == key else baggage.remove_baggage(gone))
             case Call(how):
                 self._look(at)
                 await self._call(me, how, at)
@@ -351,20 +351,33 @@ class _Run:
             self._meeting.attend()
 
     async def _scope(self, me: _Actor, step: Scope, at: str) -> None:
-        if step.shared:
-            scope = self._shared.setdefault(step.fields, egisai.context(**values(step.fields, "shared")))
-        else:
-            scope = egisai.context(**values(step.fields, at))
+        scope = self._scope_of(step, at)
         if step.how == "async with":
             async with scope:
                 await self._steps(me, step.body, at)
         elif step.how == "coroutine":
-            await scope(self._steps)(me, step.body, at)
+            await self._decorated(step, scope, self._steps)(me, step.body, at)
         elif step.how == "function" and not me.place.is_async and not me.place.generates:
             scope(lambda: _drive(self._steps(me, step.body, at)))()
         else:
             with scope:
                 await self._steps(me, step.body, at)
+
+    def _scope_of(self, step: Scope | Generate, at: str) -> Any:
+        if step.fields is None:
+            return lambda function: function
+        scope = egisai.context(**values(step.fields, at, step.shared))
+        return self._shared.setdefault(step.fields, scope) if step.shared else scope
+
+    def _decorated(self, step: Scope | Generate, scope: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, decorated once for all who share the scope."""
+        if not step.shared:
+            return scope(function)
+        key = (step.fields, function.__name__)
+        with self._decorating:
+            if key not in self._functions:
+                self._functions[key] = scope(function)
+            return self._functions[key]
 
     # --- calls ---------------------------------------------------------------------------------------------------
 
@@ -379,7 +392,9 @@ class _Run:
         if how == "span":
             self.world.tracer.start_span(at).end()
         elif how == "handler":
-            self.world.tracer.start_span(at, set_span_in_context(get_current_span(), Context())).end()
+            around = get_current_span()
+            alone = set_span_in_context(around, Context()) if around.is_recording() else Context()
+            self.world.tracer.start_span(at, alone).end()
         elif self._has_async_client(me):
             await self.world.async_client.chat.completions.create(**self._asking(how, at))
         else:
@@ -437,20 +452,21 @@ class _Run:
     async def _generate(self, me: _Actor, step: Generate, at: str) -> None:
         inner = _Actor(me.place.generator(step), me.joins)
         inner.hanging = me.hanging
-        scope: Callable[[Any], Any] = _undecorated
-        if step.fields is not None:
-            scope = egisai.context(**values(step.fields, at))
+        scope = self._scope_of(step, at)
         # In a box, so that no thread that took a step still holds the generator when it is dropped.
         if inner.place.is_async:
             ended = asyncio.Event()
-            box: list[Any] = [scope(self._async_steps)(inner, step.body, at, ended)]
+            box: list[Any] = [self._decorated(step, scope, self._async_steps)(inner, step.body, at, ended)]
             await self._consume_async(me, step, box, at)
             if step.end == "drop":
                 me.joins.append(ended.wait)  # the loop closes it, in a task of its own
         else:
-            box = [scope(self._sync_steps)(inner, step.body, at)]
+            box = [self._decorated(step, scope, self._sync_steps)(inner, step.body, at)]
             await self._consume(me, step, box, at)
         box.clear()
+
+    def _around(self, use: Use, at: str) -> Any:
+        return contextlib.nullcontext() if use.fields is None else egisai.context(**values(use.fields, at))
 
     async def _consume(self, me: _Actor, step: Generate, box: list[Any], at: str) -> None:
         def take() -> Any:
@@ -458,7 +474,8 @@ class _Run:
 
         for i, use in enumerate(step.uses):
             kind = carrier_of(use, False, me.place)
-            taken = take() if kind == "inline" else await self._start(me, kind, take)()
+            with self._around(use, f"{at}.s{i}"):
+                taken = take() if kind == "inline" else await self._start(me, kind, take)()
             if taken is _ENDED:
                 return
             try:
@@ -481,7 +498,8 @@ class _Run:
 
         for i, use in enumerate(step.uses):
             kind = carrier_of(use, True, me.place)
-            taken = await take() if kind == "inline" else await self._start(me, kind, take)()
+            with self._around(use, f"{at}.s{i}"):
+                taken = await take() if kind == "inline" else await self._start(me, kind, take)()
             if taken is _ENDED:
                 return
             try:
