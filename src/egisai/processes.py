@@ -40,9 +40,13 @@ def _started(_: object) -> None:
 def _end_well() -> None:
     from multiprocessing.util import Finalize
 
-    from . import runtime
+    Finalize(None, _shutdown, exitpriority=_LAST)
 
-    Finalize(None, runtime.shutdown, exitpriority=_LAST)
+
+def _shutdown() -> None:
+    from .runtime import shutdown  # which was not there yet when this module was imported
+
+    shutdown()
 
 
 wrapt.register_post_import_hook(_imported, "multiprocessing.util")  # which costs 5 ms, and which few programs need

@@ -34,6 +34,7 @@ from opentelemetry.trace import SpanKind
 import egisai
 from conftest import Spans
 from egisai import pools, propagation
+from egisai.context import NO_FACTS, Held, facts_of, hold, is_own, without_facts
 from provider import Provider
 
 AN_ID = "0d9a4c1e-7d7a-4b0e-9d5f-0a4f6f1f2a3b"
@@ -764,6 +765,19 @@ def test_propagate_clears_as_here(spans: Spans, client: openai.OpenAI) -> None:
     made = spans.only()
     assert made["egisai.agent.source"] == "app"
     assert "user.id" not in made
+
+
+def test_a_fork_amid_a_call_has_no_facts() -> None:
+    """What a forked process begins with is nothing of ours, also where its parent had a request in flight."""
+    attach(baggage.set_baggage("tenant", "t1"))
+    egisai.set_context(agent="a")
+    ctx = get_current()
+    held = hold(ctx, Held(facts_of(ctx), None, None))
+    for before in (ctx, held):
+        after = without_facts(before)
+        assert facts_of(after) is NO_FACTS
+        assert is_own(after)
+        assert dict(baggage.get_all(after)) == {"tenant": "t1"}
 
 
 class Worker:
