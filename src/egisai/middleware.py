@@ -18,7 +18,7 @@ from uuid import UUID
 from opentelemetry.context import Context, attach, create_key, get_current, set_value
 from opentelemetry.trace import get_current_span, set_span_in_context
 
-from .context import NO_FACTS, context, set_context, span_in, with_facts
+from .context import context, set_context, span_in, without_facts
 from .guard import Guard, count, log_once
 
 __all__ = ["ASGIMiddleware", "WSGIMiddleware"]
@@ -160,7 +160,7 @@ class _Request(NamedTuple):
         if span_in(self.before) is None:
             return self.before
         # A server instrumentation is around us: its span is of the request that starts, the facts may be of this one.
-        return set_span_in_context(get_current_span(ctx), with_facts(self.before, NO_FACTS))
+        return set_span_in_context(get_current_span(ctx), without_facts(self.before))
 
 
 class WSGIMiddleware(_Middleware[WSGIApplication]):
