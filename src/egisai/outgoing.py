@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import Span
 
-from . import attribution, fingerprint, semconv
+from . import attribution, fingerprint, redaction, semconv
 from .guard import failed
 
 _STAMPED: Final = "_egisai_stamped"
@@ -39,7 +39,7 @@ class Outgoing(SpanExporter):
         self._exporter = exporter
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        return self._exporter.export([settled(span) for span in spans])
+        return self._exporter.export(redaction.all_redacted([settled(span) for span in spans]))
 
     # Without a parameter: BatchSpanProcessor passes its own 30 seconds to a shutdown that takes a time.
     def shutdown(self) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import contextvars
 import gc
 import importlib
+import json
 import subprocess
 import sys
 import threading
@@ -149,6 +150,27 @@ def _dump(value: Any) -> Any:
     if hasattr(value, "http_response") or hasattr(value, "raw_response"):
         return None  # a raw response: its bytes are compared by what it parses to
     return value if isinstance(value, (dict, list, str, int, float, tuple)) else str(type(value))
+
+
+@pytest.mark.parametrize(("subject", "form", "kind"), CASES)
+def test_content(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was asked and answered is recorded where it is wanted, and only there."""
+    ask = Ask(session.subject.model)
+    for mode in ("NO_CONTENT", "SPAN_ONLY"):
+        monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", mode)
+        spans = Spans()
+        egisai.init(app="app", tracer_provider=spans.provider, quiet=True)
+        session.run()
+        attributes = spans.only()
+        told = {name: attributes.get(f"gen_ai.{name}", "") for name in ("input.messages", "system_instructions")}
+        assert (ask.content in told["input.messages"]) is (mode == "SPAN_ONLY")
+        if session.form.prompted:
+            assert (ask.system in "".join(told.values())) is (mode == "SPAN_ONLY")
+        if session.form.operation != "embeddings":
+            assert ("gen_ai.output.messages" in attributes) is (mode == "SPAN_ONLY")
+            assert json.loads(attributes.get("gen_ai.output.messages", "[{}]"))[0].get("parts", True)
+        egisai.shutdown()
+    monkeypatch.setattr("egisai_instrumentation.content.mode", None)
 
 
 # --- streams that are left -------------------------------------------------------------------------------------------

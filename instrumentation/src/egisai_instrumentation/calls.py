@@ -28,7 +28,7 @@ from egisai.guard import Guard, failed
 from egisai.identity import Identity
 from egisai.outgoing import put, remember
 
-from . import background
+from . import background, content, metrics
 from .integration import Attributes, Endpoint, Fold, StoredPrompt
 
 _READING_RESPONSE: Final = Guard("reading a response")
@@ -78,7 +78,9 @@ class Call:
     """One LLM call. It may be ended many times and from any thread: the first time counts."""
 
     __slots__ = (
+        "_content",
         "_first_ns",
+        "_measured",
         "_outer",
         "_parsing",
         "_pending",
@@ -101,6 +103,8 @@ class Call:
         self._parsing: object = None
         self.span: Span | None = None  # None: nobody records, or another instrumentor's span stands for this call
         self._pending: Future[Attributes] | None = None
+        self._content: content.Recording | None = None
+        self._measured: Attributes | None = None  # the request and its agent, where metrics are recorded
         self._started_ns = 0
         self._first_ns = 0
 
@@ -152,7 +156,9 @@ class Call:
     def feed(self) -> Feed:
         """What takes the chunks of the stream."""
         fold = self.folding() if self.span is not None else None
-        return _pass_by if fold is None else fold.feed
+        if fold is None:
+            return _pass_by
+        return fold.feed if self._content is None else _both(fold.feed, self._content.chunk)
 
     def restart(self) -> None:
         """The request goes out now: time is measured from here."""
@@ -172,6 +178,8 @@ class Call:
                 attributes = self.endpoint.read_response(response)
             except Exception as exc:  # noqa: BLE001 - logged and counted
                 failed("reading a response", exc)
+            if self._content is not None:
+                self._content.respond(response)
         self._end(attributes)
 
     def finish(self) -> None:
@@ -215,12 +223,16 @@ class Call:
                 attributes = self._folded(attributes)
             if attributes:
                 span.set_attributes(attributes)
+            if self._content is not None:
+                self._content.tell(span, attributes)
             if exc is not None:
                 span.set_status(StatusCode.ERROR, str(exc)[:_MAX_MESSAGE_CHARS])
             elif semconv.ERROR_TYPE in attributes and semconv.CALL_COMPLETE not in attributes:
                 span.set_status(StatusCode.ERROR, attributes[semconv.ERROR_TYPE])  # an error that came as a response
         except Exception as bug:  # noqa: BLE001 - logged and counted
             failed("ending a call", bug)
+        if self._measured is not None:
+            self._measure(attributes)
         try:
             if self._pending is None:
                 span.end()
@@ -230,6 +242,17 @@ class Call:
         except Exception as bug:  # noqa: BLE001 - logged and counted
             failed("ending a call", bug)
 
+    def _measure(self, attributes: Attributes) -> None:
+        """Record the metrics, with the agent as soon as it is known."""
+        measured, duration_s = (
+            {**(self._measured or {}), **attributes},
+            (time.perf_counter_ns() - self._started_ns) / 1e9,
+        )
+        if self._pending is None:
+            metrics.record(measured, duration_s)
+        else:
+            self._pending.add_done_callback(lambda agent: _measure_late(measured, duration_s, agent))
+
     def _folded(self, attributes: Attributes) -> Attributes:
         said: Attributes = {}
         if self.fold is not None:
@@ -238,6 +261,14 @@ class Call:
         if self._first_ns:
             said[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = (self._first_ns - self._started_ns) / 1e9
         return {**said, **attributes}
+
+
+def _both(fold: Feed, gather: Callable[[Any], None]) -> Feed:
+    def feed(chunk: Any) -> bool | None:
+        gather(chunk)
+        return fold(chunk)
+
+    return feed
 
 
 def _pass_by(_: Any) -> None:
@@ -310,6 +341,11 @@ def begin(
         if span.is_recording():
             call.span = span
             remember(span, who)
+            if content.mode is not None and endpoint.content is not None:
+                call._content = content.Recording(content.mode, endpoint.content, body, span)  # pyright: ignore[reportPrivateUsage]
+        if metrics.are_recorded():
+            call.span = span
+            call._measured = request  # pyright: ignore[reportPrivateUsage]
     return call
 
 
@@ -382,6 +418,11 @@ def _end_late(span: Span, agent: Future[Attributes], end_ns: int) -> None:
             put(span, agent.result())
         finally:
             span.end(end_ns)
+
+
+def _measure_late(measured: Attributes, duration_s: float, agent: Future[Attributes]) -> None:
+    with _ENDING:
+        metrics.record({**measured, **agent.result()}, duration_s)
 
 
 def _attribute_late(span: Span, agent: Future[Attributes]) -> None:

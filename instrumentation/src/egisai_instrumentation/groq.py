@@ -15,9 +15,9 @@ class _ChatFold(openai.ChatFold):
 
     __slots__ = ()
 
-    @staticmethod
-    def usage_of(chunk: Any) -> Any:
-        return member(chunk, "usage") or member(member(chunk, "x_groq"), "usage")
+    def feed(self, chunk: Any) -> bool:
+        self.used = member(member(chunk, "x_groq"), "usage") or self.used
+        return super().feed(chunk)
 
 
 INTEGRATION: Final = Integration(

@@ -14,7 +14,7 @@ from opentelemetry.trace import ProxyTracerProvider, Tracer, TracerProvider
 from egisai import runtime, semconv
 from egisai.guard import Guard
 
-from . import background, groq, ollama, openai
+from . import background, content, groq, metrics, ollama, openai
 from .patching import Patches
 
 INTEGRATIONS: Final = (openai.INTEGRATION, groq.INTEGRATION, ollama.INTEGRATION)
@@ -59,6 +59,8 @@ class EgisInstrumentor(BaseInstrumentor):
     def _instrument(self, **kwargs: Any) -> None:
         runtime.ensure_attribution(**{option: kwargs.get(option) for option in _OPTIONS})
         self._provider = kwargs.get("tracer_provider")
+        content.use_environment()
+        metrics.use(kwargs.get("meter_provider"))
         self._patches = Patches(self._find_tracer)
         for integration in INTEGRATIONS:
             self._patches.apply(integration)
@@ -69,6 +71,7 @@ class EgisInstrumentor(BaseInstrumentor):
         if self._patches is not None:
             self._patches.undo()
         background.drain(_DRAIN_S)
+        metrics.stop()
         attached, self._attached_to = self._attached_to, None
         if attached is not None:
             runtime.detach(attached)

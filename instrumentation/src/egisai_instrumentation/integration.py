@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from .messages import Conversation, Gathered, Message
+
 Attributes = dict[str, Any]
 """Span attributes by name, see `egisai.semconv`."""
 
@@ -35,6 +37,17 @@ class Fold(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Content:
+    """How to read what is said. Nothing of it runs unless content is to be recorded; all of it may raise."""
+
+    request: Callable[[Mapping[str, Any]], Conversation]
+    response: Callable[[Any], Sequence[Message]]
+    """The answers, one message each."""
+    chunk: Callable[[Gathered, Any], None] | None = None
+    """Adds a stream's chunk to what was gathered so far."""
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """One provider operation. The readers are pure and may raise: the caller's call is safe."""
 
@@ -47,6 +60,7 @@ class Endpoint:
     fold: Callable[[], Fold] | None = None
     usage_on_request: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] | None = None
     """The streamed body with usage asked for; None where the caller asked already, or nobody needs to."""
+    content: Content | None = None
 
 
 class Asked(NamedTuple):

@@ -8,8 +8,10 @@ from typing import Any, Final
 from egisai import semconv
 
 from . import usage
-from .integration import Asked, Attributes, Endpoint, Integration, Method, Prompt
-from .reading import an_array, an_object, no_prompt, put, system_text
+from .integration import Asked, Attributes, Content, Endpoint, Integration, Method, Prompt
+from .messages import Conversation, Gathered, Media, Message, Part, Reasoning, Text, ToolCall, ToolResult
+from .openai import tool_definitions
+from .reading import an_array, an_object, member, no_prompt, put, system_text, texts
 
 _OPTIONS: Final = {
     "temperature": semconv.REQUEST_TEMPERATURE,
@@ -41,7 +43,7 @@ def _chat_prompt(body: Mapping[str, Any]) -> Prompt:
     return system_text(body.get("messages"))
 
 
-def _generate_prompt(body: Mapping[str, Any]) -> Prompt:
+def _generate_prompt(body: Mapping[str, Any]) -> tuple[str, ...] | None:
     system = body.get("system")
     return (system,) if isinstance(system, str) and system else None
 
@@ -88,11 +90,70 @@ class _Fold:
         return attributes
 
 
+def _messages(messages: object) -> list[Message]:
+    return [_message(message) for message in an_array(messages)]
+
+
+def _message(message: Any, finish_reason: str | None = None) -> Message:
+    role, content = member(message, "role"), member(message, "content") or ""
+    if role == "tool":
+        return Message("tool", [ToolResult(None, content)], name=member(message, "tool_name"))
+    parts: list[Part] = []
+    if thinking := member(message, "thinking"):
+        parts.append(Reasoning(thinking))
+    if content:
+        parts.append(Text(content))
+    parts += [Media("image", content=image) for image in member(message, "images") or () if isinstance(image, str)]
+    for call in member(message, "tool_calls") or ():
+        function = member(call, "function")
+        parts.append(ToolCall(None, member(function, "name"), member(function, "arguments")))
+    return Message(role, parts, finish_reason)
+
+
+def _chat_conversation(body: Mapping[str, Any]) -> Conversation:
+    return Conversation(_messages(body.get("messages")), tools=tool_definitions(body.get("tools")))
+
+
+def _chat_answers(response: Any) -> list[Message]:
+    return [_message(response.message, response.done_reason)]
+
+
+def _chat_chunk(gathered: Gathered, chunk: Any) -> None:
+    message = chunk.message
+    gathered.reasoning(getattr(message, "thinking", None))
+    gathered.text(message.content)
+    for call in message.tool_calls or ():  # each comes whole
+        gathered.tool(object(), name=call.function.name, arguments=call.function.arguments)
+    gathered.finish(chunk.done_reason)
+
+
+def _generate_conversation(body: Mapping[str, Any]) -> Conversation:
+    return Conversation([Message("user", [Text(body.get("prompt") or "")])], _generate_prompt(body) or ())
+
+
+def _generate_answers(response: Any) -> list[Message]:
+    return [Message("assistant", [Text(response.response)], response.done_reason)]
+
+
+def _generate_chunk(gathered: Gathered, chunk: Any) -> None:
+    gathered.text(chunk.response)
+    gathered.finish(chunk.done_reason)
+
+
+def _embed_conversation(body: Mapping[str, Any]) -> Conversation:
+    return Conversation([Message("user", [Text(text)]) for text in texts(body.get("input") or body.get("prompt"))])
+
+
+_CHAT: Final = Content(_chat_conversation, _chat_answers, _chat_chunk)
+_GENERATE: Final = Content(_generate_conversation, _generate_answers, _generate_chunk)
+
+_EMBED: Final = Content(_embed_conversation, lambda _: ())
+
 _ENDPOINTS: Final = {
-    "/api/chat": Endpoint("chat", _request, _chat_prompt, _response, _Fold),
-    "/api/generate": Endpoint("text_completion", _request, _generate_prompt, _response, _Fold),
-    "/api/embed": Endpoint("embeddings", _request, no_prompt, _embeddings),
-    "/api/embeddings": Endpoint("embeddings", _request, no_prompt, _embeddings),
+    "/api/chat": Endpoint("chat", _request, _chat_prompt, _response, _Fold, content=_CHAT),
+    "/api/generate": Endpoint("text_completion", _request, _generate_prompt, _response, _Fold, content=_GENERATE),
+    "/api/embed": Endpoint("embeddings", _request, no_prompt, _embeddings, content=_EMBED),
+    "/api/embeddings": Endpoint("embeddings", _request, no_prompt, _embeddings, content=_EMBED),
 }
 
 

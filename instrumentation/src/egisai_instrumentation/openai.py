@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
 from egisai import semconv
 
 from . import usage
-from .integration import Attributes, Endpoint, Integration, Prompt, StoredPrompt
-from .reading import an_object, no_prompt, put, system_text
+from .integration import Attributes, Content, Endpoint, Integration, Prompt, StoredPrompt
+from .messages import Conversation, Gathered, Media, Message, Part, Reasoning, Text, ToolCall, ToolResult
+from .reading import an_array, an_object, member, no_prompt, put, system_text, texts
 
 _PARAMETERS: Final = {
     "model": semconv.REQUEST_MODEL,
@@ -127,29 +128,25 @@ def _chat_response(completion: Any) -> Attributes:
 class ChatFold:
     """Chat completion chunks: id and model in each, a finish reason per choice, usage at the end.
 
-    Other clients of this wire format fold with it too; one that has its usage elsewhere overrides `usage_of`.
+    Other clients of this wire format fold with it too; one that has its usage elsewhere sets `used` from there.
     """
 
-    __slots__ = ("_first", "_id", "_reasons", "_usage", "usage_asked")
+    __slots__ = ("_first", "_id", "_reasons", "usage_asked", "used")
 
     def __init__(self) -> None:
         self.usage_asked = False
         self._id: Any = None
         self._first: Any = None
         self._reasons: dict[int, str] = {}
-        self._usage: Any = None
-
-    @staticmethod
-    def usage_of(chunk: Any) -> Any:
-        return chunk.usage
+        self.used: Any = None
 
     def feed(self, chunk: Any) -> bool:
         if not self._id:  # Azure opens with its verdict on the prompt, which has neither id nor model
             self._id = chunk.id
             self._first = chunk
-        used = self.usage_of(chunk)
+        used = getattr(chunk, "usage", None)
         if used is not None:
-            self._usage = used
+            self.used = used
         choices = chunk.choices
         for choice in choices or ():
             if choice.finish_reason is not None:
@@ -168,7 +165,7 @@ class ChatFold:
             put(attributes, semconv.RESPONSE_MODEL, self._first.model)
         if self._reasons:
             attributes[semconv.RESPONSE_FINISH_REASONS] = [self._reasons[index] for index in sorted(self._reasons)]
-        usage.OPENAI_CHAT.read(attributes, self._usage)
+        usage.OPENAI_CHAT.read(attributes, self.used)
         return attributes
 
 
@@ -250,6 +247,135 @@ def _embeddings_response(response: Any) -> Attributes:
     return attributes
 
 
+# --- content ---------------------------------------------------------------------------------------------------------
+
+
+def chat_messages(messages: object) -> list[Message]:
+    """Messages of a chat, mappings or objects, in and out."""
+    return [_chat_message(message) for message in an_array(messages)]
+
+
+def _chat_message(message: Any, finish_reason: str | None = None) -> Message:
+    role = member(message, "role") or "assistant"
+    content = member(message, "content")
+    if role == "tool":
+        said = content if isinstance(content, str) else "".join(texts(content))
+        return Message("tool", [ToolResult(member(message, "tool_call_id"), said)])
+    parts: list[Part] = []
+    reasoning = member(message, "reasoning_content") or member(message, "reasoning")
+    if isinstance(reasoning, str):
+        parts.append(Reasoning(reasoning))
+    if isinstance(content, str):
+        parts.append(Text(content))
+    parts.extend(part for each in an_array(content) if (part := _chat_part(each)) is not None)
+    refusal = member(message, "refusal")
+    if isinstance(refusal, str):
+        parts.append(Text(refusal))
+    for call in an_array(member(message, "tool_calls")):
+        function = member(call, "function") or member(call, "custom")
+        arguments = member(function, "arguments")
+        parts.append(ToolCall(member(call, "id"), member(function, "name") or "", arguments))
+    return Message("system" if role == "developer" else role, parts, finish_reason, member(message, "name"))
+
+
+def _chat_part(part: Any) -> Part | None:
+    for kind in ("text", "refusal"):
+        if isinstance(member(part, kind), str):
+            return Text(member(part, kind))
+    image = member(part, "image_url")
+    if image is not None:
+        return _image(image if isinstance(image, str) else member(image, "url"))
+    audio = member(part, "input_audio")
+    if audio is not None:
+        return Media("audio", f"audio/{member(audio, 'format')}", content=member(audio, "data"))
+    file = member(part, "file")
+    held = file if file is not None else part
+    if isinstance(file_id := member(held, "file_id"), str):
+        return Media("document", file_id=file_id)
+    if isinstance(data := member(held, "file_data"), str):
+        return Media("document", content=data)
+    return None
+
+
+def _image(url: Any) -> Media | None:
+    if not isinstance(url, str):
+        return None
+    if url.startswith("data:"):
+        head, _, data = url.partition(",")
+        return Media("image", head[5:].partition(";")[0], content=data)
+    return Media("image", uri=url)
+
+
+def tool_definitions(tools: object) -> list[dict[str, Any]]:
+    """Of functions: their definitions. Of what the provider runs itself: its type."""
+    defined: list[dict[str, Any]] = []
+    for tool in an_array(tools):
+        function = member(tool, "function") or tool
+        said = {name: member(function, name) for name in ("name", "description", "parameters")}
+        kind = member(tool, "type") or "function"
+        defined.append({"type": kind, **{name: value for name, value in said.items() if value is not None}})
+    return defined
+
+
+def _chat_conversation(body: Mapping[str, Any]) -> Conversation:
+    return Conversation(chat_messages(body.get("messages")), tools=tool_definitions(body.get("tools")))
+
+
+def _chat_answers(completion: Any) -> list[Message]:
+    return [_chat_message(choice.message, choice.finish_reason) for choice in completion.choices or ()]
+
+
+def _chat_chunk(gathered: Gathered, chunk: Any) -> None:
+    for choice in chunk.choices or ():
+        delta = choice.delta
+        gathered.reasoning(member(delta, "reasoning_content") or member(delta, "reasoning"), choice.index)
+        gathered.text(member(delta, "content") or member(delta, "refusal"), choice.index)
+        for call in member(delta, "tool_calls") or ():
+            function = call.function
+            name, arguments = member(function, "name"), member(function, "arguments")
+            gathered.tool(call.index, choice.index, id=call.id, name=name, arguments=arguments)
+        gathered.finish(choice.finish_reason, choice.index)
+
+
+def _items(items: object) -> Iterator[Message]:
+    """Input and output items of the Responses API."""
+    if isinstance(items, str):
+        yield Message("user", [Text(items)])
+    for item in an_array(items):
+        kind = member(item, "type") or "message"
+        if kind == "message":
+            yield _chat_message(item)
+        elif kind == "reasoning":
+            yield Message("assistant", [Reasoning(text) for text in texts(member(item, "summary"))])
+        elif kind in ("function_call", "custom_tool_call"):
+            arguments = member(item, "arguments") or member(item, "input")
+            yield Message("assistant", [ToolCall(member(item, "call_id"), member(item, "name") or "", arguments)])
+        elif kind in ("function_call_output", "custom_tool_call_output"):
+            yield Message("tool", [ToolResult(member(item, "call_id"), member(item, "output"))])
+
+
+def _responses_conversation(body: Mapping[str, Any]) -> Conversation:
+    instructions = body.get("instructions")
+    system = (instructions,) if isinstance(instructions, str) else ()
+    return Conversation(list(_items(body.get("input"))), system, tool_definitions(body.get("tools")))
+
+
+def _responses_answers(response: Any) -> list[Message]:
+    return list(_items(response.output))
+
+
+def _responses_chunk(gathered: Gathered, chunk: Any) -> None:
+    kind = chunk.type
+    if kind == "response.output_text.delta":
+        gathered.text(chunk.delta, chunk.output_index)
+    elif kind in ("response.completed", "response.incomplete", "response.failed"):
+        gathered.whole(_responses_answers(chunk.response))
+
+
+def _embeddings_conversation(body: Mapping[str, Any]) -> Conversation:
+    return Conversation([Message("user", [Text(text)]) for text in texts(body.get("input"))])
+
+
 # --- the integration -------------------------------------------------------------------------------------------------
 
 _PROVIDERS: Final = (
@@ -278,10 +404,29 @@ def _provider(client: str, host: str) -> str:
 
 
 CHAT: Final = Endpoint(
-    "chat", _chat_request, _chat_prompt, _chat_response, ChatFold, usage_on_request=_usage_on_request
+    "chat",
+    _chat_request,
+    _chat_prompt,
+    _chat_response,
+    ChatFold,
+    usage_on_request=_usage_on_request,
+    content=Content(_chat_conversation, _chat_answers, _chat_chunk),
 )
-RESPONSES: Final = Endpoint("chat", _responses_request, _responses_prompt, _responses_response, _ResponsesFold)
-EMBEDDINGS: Final = Endpoint("embeddings", _embeddings_request, no_prompt, _embeddings_response)
+RESPONSES: Final = Endpoint(
+    "chat",
+    _responses_request,
+    _responses_prompt,
+    _responses_response,
+    _ResponsesFold,
+    content=Content(_responses_conversation, _responses_answers, _responses_chunk),
+)
+EMBEDDINGS: Final = Endpoint(
+    "embeddings",
+    _embeddings_request,
+    no_prompt,
+    _embeddings_response,
+    content=Content(_embeddings_conversation, lambda _: ()),
+)
 
 INTEGRATION: Final = Integration(
     library="openai",

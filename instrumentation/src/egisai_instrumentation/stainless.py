@@ -111,6 +111,7 @@ class _Start:
 
     def __init__(self, integration: Integration, tracing: Tracing, covered: bool) -> None:
         self._integration = integration
+        self._endpoints = integration.endpoints
         self._tracing = tracing
         self._covered = covered
         self._destinations: dict[int, tuple[object, Destination]] = {}
@@ -122,7 +123,10 @@ class _Start:
             tracer = self._tracing.tracer or self._tracing.resolve()
             if tracer is None:
                 return None, options
-            endpoint = self._endpoint(options.url)
+            url = options.url
+            endpoint = self._endpoints.get(url)
+            if endpoint is None and "?" in url:
+                endpoint = self._endpoints.get(url.partition("?")[0])
             body: object = options.json_data
             if endpoint is None or not isinstance(body, (dict, Mapping)) or options.method != "post":
                 return aside(), options
@@ -137,10 +141,6 @@ class _Start:
             failed("beginning a call", exc)
             return None, options
         return call, options
-
-    def _endpoint(self, url: str) -> Endpoint | None:
-        endpoints = self._integration.endpoints
-        return endpoints.get(url) or (endpoints.get(url.partition("?")[0]) if "?" in url else None)
 
     def _destination(self, client: Any) -> Destination:
         url = getattr(client, "_base_url", None) or client.base_url
@@ -220,7 +220,7 @@ def _follow_stream(call: Call, stream: Any) -> None:
         call.finish()
         return
     listen = AsyncListener if hasattr(stream, "__anext__") else Listener
-    listener = stream._iterator = listen(call, fold.feed, stream._iterator)
+    listener = stream._iterator = listen(call, call.feed(), stream._iterator)
     _before_close(stream.response, weakref.ref(listener))
 
 
@@ -339,9 +339,10 @@ class _Copied:
         fits = len(self._bytes) <= _MAX_COPIED_BYTES
         fold = self._call.folding() if self._is_stream and self._is_started else None
         if fold is not None and fits:
+            feed = self._call.feed()
             for line in self._bytes.splitlines():
                 if line.startswith(b"data:") and line.endswith(b"}"):
-                    fold.feed(loose(bytes(line[5:])))
+                    feed(loose(bytes(line[5:])))
         if not self._response.is_closed:
             self._call.abandon()
         elif fold is None and fits:

@@ -31,7 +31,7 @@ class Dialect:
     lacks a member lacks the attribute: nothing is made up.
     """
 
-    __slots__ = ("_by_modality", "_nested", "_sums")
+    __slots__ = ("_by_modality", "_nested", "_singles", "_sums")
 
     def __init__(
         self,
@@ -41,18 +41,19 @@ class Dialect:
     ) -> None:
         """`table`: keys of `_ATTRIBUTES`. `by_modality`: lists of counts, as (list, input or output, the member with
         the modality, the member with the count)."""
+        self._singles: list[tuple[str, str]] = []
         self._sums: list[tuple[str, tuple[str, ...]]] = []
         nested: dict[str, list[tuple[str, str]]] = {}
         for key, names in table.items():
             attribute = _ATTRIBUTES[key]
-            for name in (names,) if isinstance(names, str) else ():
-                holder, _, inside = name.rpartition(".")
-                if holder:
-                    nested.setdefault(holder, []).append((attribute, inside))
-                else:
-                    self._sums.append((attribute, (name,)))
             if isinstance(names, tuple):
                 self._sums.append((attribute, names))
+                continue
+            holder, _, inside = names.rpartition(".")
+            if holder:
+                nested.setdefault(holder, []).append((attribute, inside))
+            else:
+                self._singles.append((attribute, names))
         self._nested = [(holder, tuple(members)) for holder, members in nested.items()]
         self._by_modality = tuple(by_modality)
 
@@ -60,37 +61,52 @@ class Dialect:
         """Put what `usage` says, where there is one, on `attributes`."""
         if usage is None:
             return
-        look = _looking(usage)
-        for name, members in self._sums:
-            total: int | None = None
-            for member in members:
-                count = look(member)
-                if count is not None:
-                    total = int(count) if total is None else total + int(count)
-            if total is not None:
-                attributes[name] = total
+        get = _getter(usage)
+        for name, member in self._singles:
+            count = get(usage, member, None)
+            if count is not None:
+                attributes[name] = count if count.__class__ is int else int(count)
         for holder, details in self._nested:
-            held = look(holder)
+            held = get(usage, holder, None)
             if held is not None:
-                look_inside = _looking(held)
+                get_inside = _getter(held)
                 for name, member in details:
-                    count = look_inside(member)
+                    count = get_inside(held, member, None)
                     if count is not None:
-                        attributes[name] = int(count)
-        for counts, direction, modality, tokens in self._by_modality:
-            for each in look(counts) or ():
-                look_inside = _looking(each)
-                what = look_inside(modality)
-                name = _MODALITIES.get((str(getattr(what, "value", what)).lower(), direction))
-                count = look_inside(tokens)
-                if name is not None and count is not None:
-                    attributes[name] = int(count)
+                        attributes[name] = count if count.__class__ is int else int(count)
+        for name, members in self._sums:
+            counts = [int(count) for count in (get(usage, member, None) for member in members) if count is not None]
+            if counts:
+                attributes[name] = sum(counts)
+        for each in self._by_modality:
+            _read_modalities(attributes, get(usage, each[0], None) or (), *each[1:])
 
 
-def _looking(holder: Any) -> Callable[[str], Any]:
-    if isinstance(holder, (dict, Mapping)):
-        return cast("Mapping[str, Any]", holder).get
-    return lambda name: getattr(holder, name, None)
+def _read_modalities(attributes: Attributes, counts: Any, direction: str, modality: str, tokens: str) -> None:
+    for each in counts:
+        get = _getter(each)
+        what, count = get(each, modality, None), get(each, tokens, None)
+        name = _MODALITIES.get((str(getattr(what, "value", what)).lower(), direction))
+        if name is not None and count is not None:
+            attributes[name] = int(count)
+
+
+_getters: dict[type[Any], Callable[[Any, str, None], Any]] = {}
+
+
+def _getter(holder: Any) -> Callable[[Any, str, None], Any]:
+    """How to get a member of `holder`, remembered by its class: asking an abstract one costs as much as the rest."""
+    kind = cast("type[Any]", type(holder))
+    get = _getters.get(kind)
+    if get is None:
+        get = _get_item if isinstance(holder, Mapping) else getattr
+        if len(_getters) < 1000:
+            _getters[kind] = get
+    return get
+
+
+def _get_item(holder: Mapping[str, Any], name: str, default: None) -> Any:
+    return holder.get(name, default)
 
 
 _ATTRIBUTES: Final = {
