@@ -1,16 +1,15 @@
 """Processes that `multiprocessing` starts begin with no facts, as bare threads do, and deliver what they hold.
 
-    fork          a copy of its parent, and of the context of whichever request made a pool start its worker:
-                  that context's facts are dropped
-    fork, forkserver   end without `atexit`, so without the `shutdown()` that `init()` registers: it runs all the same
-    spawn         neither
+    fork, forkserver   a copy, and so is its context, such as that of the request that made a pool start a worker: its
+                       facts are dropped. It ends without `atexit`, by which `init()` registers `shutdown()`:
+                       `multiprocessing` has a place for that of its own
+    spawn              a new program, with facts only if its own modules set some; it ends with `atexit`
 
 What runs in them brings its facts along: see `propagate`.
 """
 
 from __future__ import annotations
 
-import os
 from typing import Any, Final
 
 import wrapt
@@ -20,20 +19,17 @@ from .context import without_facts
 
 _LAST: Final = -100  # of `Finalize`: when the child's own children are gone and other finalizers have run
 
-_pid: Final = os.getpid()
-
 
 def _imported(util: Any) -> None:
     from multiprocessing.process import parent_process
 
-    util.register_after_fork(_started, _started)  # in every child, before its work
-    if parent_process() is not None:  # this is a child, at its work
+    util.register_after_fork(_forked, _forked)  # in a child, before its work
+    if parent_process() is not None:  # in a child, at its work
         _end_well()
 
 
-def _started(_: object) -> None:
-    if os.getpid() != _pid:
-        attach(without_facts(get_current()))
+def _forked(_: object) -> None:
+    attach(without_facts(get_current()))
     _end_well()
 
 
