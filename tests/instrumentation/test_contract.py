@@ -73,6 +73,12 @@ def facts(spans: Spans) -> dict[str, Any]:
     return told(span)
 
 
+def name_of(exc: BaseException) -> str:
+    """What `error.type` says of an exception."""
+    kind = type(exc)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
 def left_early(spans: Spans) -> dict[str, Any]:
     [span] = spans.calls()
     assert span.status.status_code is StatusCode.UNSET
@@ -303,7 +309,7 @@ def test_call_error(session: Session) -> None:
     assert (type(ours), str(ours)) == (type(bare), str(bare))
     [span] = spans.calls()
     assert span.status.status_code is StatusCode.ERROR
-    assert span.attributes["error.type"] == f"{type(ours).__module__}.{type(ours).__qualname__}"
+    assert span.attributes["error.type"] == name_of(ours)
     assert span.attributes["http.response.status_code"] == 429
     assert "egisai.call.complete" not in span.attributes
 
@@ -316,7 +322,7 @@ def test_call_error_broken_stream(session: Session, spans: Spans) -> None:
         list(session.each(session.start()))
     [span] = spans.calls()
     assert span.status.status_code is StatusCode.ERROR
-    assert span.attributes["error.type"] == f"{type(caught.value).__module__}.{type(caught.value).__qualname__}"
+    assert span.attributes["error.type"] == name_of(caught.value)
 
 
 # --- one call, one span ----------------------------------------------------------------------------------------------

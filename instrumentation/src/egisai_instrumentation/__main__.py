@@ -1,15 +1,20 @@
-"""`python -m egisai_instrumentation oldest NAME`: what to install to test the oldest supported version of a client."""
+"""What the integrations say of themselves.
+
+python -m egisai_instrumentation support        the support table, docs/support.md
+python -m egisai_instrumentation oldest NAME    what to install to test a client's oldest supported version
+"""
 
 from __future__ import annotations
 
 import re
 import sys
 
+from . import support
 from .instrumentor import INTEGRATIONS
 
 
 def oldest(name: str) -> list[str]:
-    """Requirements of the oldest supported version of a client, by the name of its module or its distribution."""
+    """Requirements of the oldest supported version of a client, by its distribution's name."""
     for integration in INTEGRATIONS:
         lowest = re.search(r">=\s*([\w.]+)", integration.versions)
         if lowest and integration.library.replace("-", "_").lower() == name.replace("-", "_").lower():
@@ -17,8 +22,15 @@ def oldest(name: str) -> list[str]:
     raise SystemExit(f"no integration of {name!r}: there are {', '.join(each.library for each in INTEGRATIONS)}")
 
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["oldest"] and len(sys.argv) == 3:
-        sys.stdout.write(" ".join(oldest(sys.argv[2])) + "\n")
+def main(arguments: list[str]) -> None:
+    """Print what is asked for."""
+    if arguments == ["support"]:
+        sys.stdout.write(support.table(INTEGRATIONS))
+    elif arguments[:1] == ["oldest"] and len(arguments) == 2:
+        sys.stdout.write(" ".join(oldest(arguments[1])) + "\n")
     else:
-        raise SystemExit(__doc__)
+        raise SystemExit((__doc__ or "").strip())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

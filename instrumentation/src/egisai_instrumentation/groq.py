@@ -29,5 +29,6 @@ INTEGRATION: Final = Integration(
         "/openai/v1/embeddings": openai.EMBEDDINGS,
     },
     provider=lambda _client, _host: "groq",
+    note="Audio and batches make no span.",
     oldest=("httpx==0.27.2",),  # groq before 0.13 passes arguments that 0.28 removed
 )

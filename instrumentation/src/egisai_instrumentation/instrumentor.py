@@ -14,10 +14,21 @@ from opentelemetry.trace import ProxyTracerProvider, Tracer, TracerProvider
 from egisai import runtime, semconv
 from egisai.guard import Guard
 
-from . import background, content, groq, metrics, ollama, openai
+from . import (
+    background,
+    content,
+    groq,
+    metrics,
+    ollama,
+    openai,
+)
 from .patching import Patches
 
-INTEGRATIONS: Final = (openai.INTEGRATION, groq.INTEGRATION, ollama.INTEGRATION)
+INTEGRATIONS: Final = (
+    openai.INTEGRATION,
+    groq.INTEGRATION,
+    ollama.INTEGRATION,
+)
 
 _ATTACHING: Final = Guard("attaching to the tracer provider")
 _DRAIN_S: Final = 1.0  # for agents still being worked out at exit

@@ -116,8 +116,11 @@ class Integration:
     targets: Sequence[tuple[str, str]] = ()
     """Of a client that Stainless generates: module and dotted attribute of each `request` method, sync or async."""
     endpoints: Mapping[str, Endpoint] = field(default_factory=dict[str, Endpoint])
-    """Of a client that Stainless generates: by path below the client's base URL."""
+    """Of a client that Stainless generates, by path below the client's base URL; of others, by the name or path that
+    `Method.asked` finds them by. The support table lists them."""
     methods: Sequence[Method] = ()
     """Of any other client."""
+    note: str = ""
+    """What a user should know of what is not covered, for the support table."""
     oldest: Sequence[str] = ()
     """What else the oldest version needs pinned in order to work, such as `httpx==0.27.2`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import weakref
 from collections.abc import AsyncGenerator, Callable, Generator, MutableMapping
 from dataclasses import replace
 from typing import Any, Final, cast
@@ -201,7 +202,9 @@ def _followed(method: Method, call: Call, result: Any) -> Any:
 def _listened(method: Method, call: Call, result: Any) -> Any:
     if method.inner is not None and (iterator := getattr(result, method.inner, None)) is not None:
         listen = streams.AsyncListener if hasattr(iterator, "__anext__") else streams.Listener
-        setattr(result, method.inner, listen(call, call.feed(), iterator))
+        listener = listen(call, call.feed(), iterator)
+        setattr(result, method.inner, listener)
+        streams.before_close(result, weakref.ref(listener))
         return result
     if method.member is not None and _is_stream(inside := member(result, method.member)):
         _set(result, method.member, _followed(replace(method, member=None), call, inside))

@@ -170,5 +170,6 @@ INTEGRATION: Final = Integration(
         Method("ollama._client", "Client._request", _asked, lazy=True),
         Method("ollama._client", "AsyncClient._request", _asked, lazy=True),
     ),
+    endpoints=_ENDPOINTS,
     provider=lambda _client, _host: "ollama",
 )

@@ -438,5 +438,7 @@ INTEGRATION: Final = Integration(
         "/embeddings": EMBEDDINGS,
     },
     provider=_provider,
+    note="Every provider that speaks this format, by its base URL. Legacy completions, images, audio, moderations and "
+    "realtime make no span. A raw stream read past the SDK has no usage.",
     oldest=("httpx==0.27.2",),  # openai before 1.55 passes arguments that 0.28 removed
 )

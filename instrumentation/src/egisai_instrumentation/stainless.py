@@ -28,7 +28,7 @@ from egisai.guard import Guard, failed
 from .calls import Call, Destination, Tracing, aside, begin
 from .integration import Endpoint, Integration
 from .reading import Loose, loose
-from .streams import AsyncListener, Listener, Listening
+from .streams import AsyncListener, Listener, before_close
 
 _BEGINNING: Final = Guard("beginning a call")
 _SETTLING: Final = Guard("following a response")
@@ -221,7 +221,7 @@ def _follow_stream(call: Call, stream: Any) -> None:
         return
     listen = AsyncListener if hasattr(stream, "__anext__") else Listener
     listener = stream._iterator = listen(call, call.feed(), stream._iterator)
-    _before_close(stream.response, weakref.ref(listener))
+    before_close(stream.response, weakref.ref(listener))
 
 
 def _follow_raw(call: Call, raw: Any) -> None:
@@ -385,22 +385,3 @@ def _shape_of(kind: type[Any]) -> Follow:
         if len(_shapes) < 1000:  # one per response model; generic models make new classes
             _shapes[kind] = shape
     return shape
-
-
-def _before_close(response: Any, listener: Callable[[], Listening | None]) -> None:
-    """Tell the listener before the response is closed; once, and leave nothing on the response afterwards."""
-    names = [name for name in ("close", "aclose") if hasattr(response, name)]
-    for name in names:
-        close = getattr(response, name)
-
-        @functools.wraps(close)
-        def noticed(close: Callable[[], Any] = close) -> Any:
-            for name in names:
-                response.__dict__.pop(name, None)
-            listening = listener()  # weak: whoever holds the response does not hold the stream
-            if listening is not None:
-                with _SETTLING:
-                    listening.closed()
-            return close()
-
-        setattr(response, name, noticed)

@@ -16,9 +16,11 @@ from typing import Any, Final, cast
 
 import wrapt
 
-from egisai.guard import failed
+from egisai.guard import Guard, failed
 
 from .calls import Call, Feed
+
+_CLOSING: Final = Guard("closing a stream")
 
 # --- listeners -------------------------------------------------------------------------------------------------------
 
@@ -110,6 +112,25 @@ class AsyncListener(Listening):
             except Exception as exc:  # noqa: BLE001 - logged and counted
                 failed("reading a chunk", exc)
             return chunk
+
+
+def before_close(response: Any, listener: Callable[[], Listening | None]) -> None:
+    """Tell the listener before a response, or a stream, is closed; once, and leave nothing on it afterwards."""
+    names = [name for name in ("close", "aclose") if hasattr(response, name)]
+    for name in names:
+        close = getattr(response, name)
+
+        @functools.wraps(close)
+        def noticed(close: Callable[[], Any] = close) -> Any:
+            for name in names:
+                response.__dict__.pop(name, None)
+            listening = listener()  # weak: whoever holds the response does not hold the stream
+            if listening is not None:
+                with _CLOSING:
+                    listening.closed()
+            return close()
+
+        setattr(response, name, noticed)
 
 
 # --- generators ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,467 @@
+"""What a followed method may return: each shape stays what it is, and ends its call however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from opentelemetry import baggage
+from opentelemetry.context import get_current
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import StatusCode
+
+import egisai
+from conftest import Spans
+from egisai.context import held_in
+from egisai_instrumentation import methods
+from egisai_instrumentation.integration import Asked, Endpoint, Integration, Method
+
+CHUNKS = [1, 2, 3]
+
+
+class Fold:
+    def __init__(self) -> None:
+        self.usage_asked = False
+        self.total = 0
+
+    def feed(self, chunk: int) -> None:
+        self.total += chunk
+
+    def attributes(self) -> dict[str, Any]:
+        return {"gen_ai.usage.output_tokens": self.total}
+
+
+ENDPOINT = Endpoint(
+    "chat",
+    lambda body: {"gen_ai.request.model": body["model"]},
+    lambda _: None,
+    lambda response: {"gen_ai.usage.output_tokens": response},
+    Fold,
+)
+INTEGRATION = Integration("toy", ">=1", lambda client, host: f"{client}@{host}")
+NO_URL = "https://toy.example:8443/v1"
+
+
+class Tracing:
+    def __init__(self, tracer: Any) -> None:
+        self.tracer = tracer
+
+    def resolve(self) -> Any:
+        return self.tracer
+
+
+@pytest.fixture
+def follow(spans: Spans) -> Callable[..., Any]:
+    """Follows a function by a `Method` with these options."""
+
+    def followed(function: Any, **options: Any) -> Any:
+        method = Method("toy", "f", lambda arguments: Asked(ENDPOINT, arguments, NO_URL, "Toy"), **options)
+        return methods.follow(INTEGRATION, method, function, Tracing(spans.provider.get_tracer("egisai")), False)
+
+    return followed
+
+
+def ended(spans: Spans) -> tuple[Any, bool]:
+    """Of the only call: the tokens it says, and whether it is complete."""
+    [span] = spans.calls()
+    spans.exporter.clear()
+    assert span.status.status_code is StatusCode.UNSET
+    complete = span.attributes.get("egisai.call.complete", True)
+    return span.attributes.get("gen_ai.usage.output_tokens"), complete
+
+
+class Stream:
+    """An SDK's stream object: its own iterator, a context manager, with attributes."""
+
+    def __init__(self) -> None:
+        self._chunks = iter(CHUNKS)
+        self.request_id = "r-1"
+        self.is_closed = False
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> int:
+        return next(self._chunks)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Iterable:
+    """An SDK's stream object that is no iterator itself, such as botocore's."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    def __iter__(self) -> Iterator[int]:
+        yield from CHUNKS
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class AsyncStream:
+    def __init__(self) -> None:
+        self._chunks = iter(CHUNKS)
+        self.is_closed = False
+
+    def __aiter__(self) -> AsyncStream:
+        return self
+
+    async def __anext__(self) -> int:
+        try:
+            return next(self._chunks)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> AsyncStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def test_method_arguments(spans: Spans) -> None:
+    """The reader gets the arguments by name, however they were passed, with what is left over."""
+    seen: list[Mapping[str, Any]] = []
+
+    def asked(arguments: Mapping[str, Any]) -> Asked:
+        seen.append(dict(arguments))
+        return Asked(ENDPOINT, arguments, NO_URL, "Toy")
+
+    def call(self: Any, model: str, *rest: int, **options: Any) -> int:
+        return 7
+
+    tracing = Tracing(spans.provider.get_tracer("egisai"))
+    ours = methods.follow(INTEGRATION, Method("toy", "f", asked), call, tracing, False)
+    assert ours("me", "m-1", 1, 2, top=3) == 7
+    assert seen == [{"self": "me", "model": "m-1", "rest": (1, 2), "top": 3}]
+    assert inspect.signature(ours) == inspect.signature(call)
+    [span] = spans.calls()
+    assert span.attributes["gen_ai.provider.name"] == "Toy@toy.example"
+    assert span.attributes["server.port"] == 8443
+
+
+def test_method_that_is_no_call(spans: Spans) -> None:
+    """None from the reader: nothing is recorded, and our baggage is kept out all the same."""
+    held: list[bool] = []
+
+    def ping() -> str:
+        held.append(held_in(get_current()) is not None)
+        return "pong"
+
+    method = Method("toy", "f", lambda _: None)
+    ours = methods.follow(INTEGRATION, method, ping, Tracing(spans.provider.get_tracer("egisai")), False)
+    with egisai.context(user_id="u-1"):
+        assert ours() == "pong"
+    assert held == [True]
+    assert not spans.all()
+
+
+# --- generators ------------------------------------------------------------------------------------------------------
+
+
+def test_method_generator(spans: Spans, follow: Callable[..., Any]) -> None:
+    """A real generator: its name, `send`, `throw`, return value and laziness are the SDK's."""
+    log: list[object] = []
+
+    def stream(model: str) -> Any:
+        log.append("started")
+        try:
+            got = yield 1
+            log.append(got)
+            try:
+                yield 2
+            except KeyError:
+                yield 20
+            return "result"
+        finally:
+            log.append("closed")
+
+    chunks = follow(stream, lazy=True)(model="m")
+    assert inspect.isgenerator(chunks)
+    assert chunks.__qualname__ == stream("m").__qualname__
+    assert log == []
+    assert next(chunks) == 1
+    assert chunks.send("sent") == 2
+    assert chunks.throw(KeyError("mine")) == 20
+    with pytest.raises(StopIteration) as stop:
+        next(chunks)
+    assert stop.value.value == "result"
+    assert log == ["started", "sent", "closed"]
+    assert ended(spans) == (23, True)
+
+
+@pytest.mark.parametrize("lazy", [True, False], ids=["lazy", "eager"])
+def test_method_generator_never_started(spans: Spans, follow: Callable[..., Any], lazy: bool) -> None:
+    """Where the request goes out at the call, it was one; where it goes out with the first chunk, there was none."""
+
+    def stream(model: str) -> Any:
+        yield from CHUNKS
+
+    follow(stream, lazy=lazy)(model="m")
+    gc.collect()
+    assert len(spans.calls()) == (0 if lazy else 1)
+
+
+def test_method_generator_unsampled() -> None:
+    """Also where nobody records: a lazy stream's request goes out at its first step, and must not carry our facts."""
+    seen: list[object] = []
+
+    def stream(model: str) -> Any:
+        seen.append(baggage.get_all().get("egisai.user_id"))
+        yield 1
+
+    tracing = Tracing(TracerProvider(sampler=ALWAYS_OFF).get_tracer("egisai"))
+    method = Method("toy", "f", lambda arguments: Asked(ENDPOINT, arguments, NO_URL), lazy=True)
+    ours = methods.follow(INTEGRATION, method, stream, tracing, False)
+    with egisai.context(user_id="u-1"):
+        assert list(ours(model="m")) == [1]
+        assert seen == [None]
+        assert baggage.get_all()["egisai.user_id"] == "u-1"
+
+
+def test_method_async_generator(spans: Spans, follow: Callable[..., Any]) -> None:
+    """The same of an async one, closed by hand and left to the loop."""
+    log: list[str] = []
+
+    async def stream(model: str) -> Any:
+        try:
+            for chunk in CHUNKS:
+                yield chunk
+        finally:
+            log.append("closed")
+
+    async def main() -> None:
+        chunks = follow(stream, lazy=True)(model="m")
+        assert inspect.isasyncgen(chunks)
+        assert [chunk async for chunk in chunks] == CHUNKS
+        assert ended(spans) == (6, True)
+        chunks = follow(stream, lazy=True)(model="m")
+        assert await chunks.__anext__() == 1
+        await chunks.aclose()
+        assert ended(spans) == (1, False)
+        chunks = follow(stream, lazy=True)(model="m")
+        assert await chunks.__anext__() == 1
+        del chunks
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert ended(spans) == (1, False)
+
+    asyncio.run(main())
+    assert log == ["closed"] * 3
+
+
+# --- context managers ------------------------------------------------------------------------------------------------
+
+
+def test_method_manager(spans: Spans, follow: Callable[..., Any]) -> None:
+    """What a manager yields is followed; its own exit, and what the body raises, are its own."""
+    log: list[str] = []
+
+    @contextlib.contextmanager
+    def opened(model: str) -> Iterator[Any]:
+        try:
+            yield Stream()
+        except KeyError:
+            log.append("swallowed")
+        finally:
+            log.append("closed")
+
+    call = follow(opened)
+    with call(model="m") as stream:
+        assert isinstance(stream, Stream)
+        assert list(stream) == CHUNKS
+    assert ended(spans) == (6, True)
+    with call(model="m") as stream:
+        next(stream)
+    assert ended(spans) == (1, False)
+    with call(model="m"):
+        raise KeyError
+    assert ended(spans) == (0, False)
+    mine = ValueError("mine")
+    with pytest.raises(ValueError, match="mine") as caught, call(model="m"):
+        raise mine
+    assert caught.value is mine
+    assert ended(spans) == (0, False)
+    assert log == ["closed", "closed", "swallowed", "closed", "closed"]
+
+
+def test_method_async_manager(spans: Spans, follow: Callable[..., Any]) -> None:
+    log: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def opened(model: str) -> Any:
+        try:
+            yield AsyncStream()
+        finally:
+            log.append("closed")
+
+    async def main() -> None:
+        async with follow(opened)(model="m") as stream:
+            assert [chunk async for chunk in stream] == CHUNKS
+        assert ended(spans) == (6, True)
+
+        async def fail() -> None:
+            async with follow(opened)(model="m") as stream:
+                await stream.__anext__()
+                raise ValueError("mine")
+
+        with pytest.raises(ValueError, match="mine"):
+            await fail()
+        assert ended(spans) == (1, False)
+
+    asyncio.run(main())
+    assert log == ["closed"] * 2
+
+
+# --- stream objects --------------------------------------------------------------------------------------------------
+
+
+def test_method_proxy(spans: Spans, follow: Callable[..., Any]) -> None:
+    """A stream object: `isinstance`, attributes and methods are its own; read, left, closed, dropped."""
+    call = follow(lambda model: Stream())
+    stream = call(model="m")
+    assert isinstance(stream, Stream)
+    assert stream.request_id == "r-1"
+    assert not hasattr(stream, "__anext__")
+    assert list(stream) == CHUNKS
+    assert ended(spans) == (6, True)
+    with call(model="m") as stream:
+        assert next(iter(stream)) == 1
+    assert stream.is_closed
+    assert ended(spans) == (1, False)
+    stream = call(model="m")
+    next(stream)
+    stream.close()
+    assert ended(spans) == (1, False)
+    stream = call(model="m")
+    del stream
+    gc.collect()
+    assert ended(spans) == (0, False)
+
+
+def test_method_async_proxy(spans: Spans, follow: Callable[..., Any]) -> None:
+    async def create(model: str) -> AsyncStream:
+        return AsyncStream()
+
+    async def main() -> None:
+        call = follow(create)
+        stream = await call(model="m")
+        assert isinstance(stream, AsyncStream)
+        assert [chunk async for chunk in stream] == CHUNKS
+        assert ended(spans) == (6, True)
+        async with await call(model="m") as stream:
+            assert await stream.__anext__() == 1
+        assert stream.is_closed
+        assert ended(spans) == (1, False)
+
+    asyncio.run(main())
+
+
+def test_method_member(spans: Spans, follow: Callable[..., Any]) -> None:
+    """A response, mapping or object, with the stream in a member; or with a value there, and then it is whole."""
+    call = follow(lambda model: {"id": 1, "stream": Iterable()}, member="stream")
+    result = call(model="m")
+    assert list(result) == ["id", "stream"]
+    assert isinstance(result["stream"], Iterable)
+    assert list(result["stream"]) == CHUNKS
+    assert ended(spans) == (6, True)
+    result = call(model="m")
+    chunks = iter(result["stream"])
+    assert next(chunks) == 1
+    result["stream"].close()
+    assert ended(spans) == (1, False)
+
+    class Response:
+        def __init__(self) -> None:
+            self.data = iter(chunk for chunk in CHUNKS)
+
+    held = follow(lambda model: Response(), member="data")(model="m")
+    assert inspect.isgenerator(held.data)
+    assert list(held.data) == CHUNKS
+    assert ended(spans) == (6, True)
+
+
+def test_method_inner(spans: Spans, follow: Callable[..., Any]) -> None:
+    """A stream object with its iterator in an attribute is itself: the iterator is listened to."""
+    made: list[Stream] = []
+
+    def create(model: str) -> Stream:
+        made.append(Stream())
+        return made[-1]
+
+    stream = follow(create, inner="_chunks")(model="m")
+    assert stream is made[0]
+    assert list(stream) == CHUNKS
+    assert ended(spans) == (6, True)
+    stream = follow(create, inner="_chunks")(model="m")
+    next(stream)
+    made.clear()
+    del stream
+    gc.collect()
+    assert ended(spans) == (1, False)
+
+
+def test_method_inner_closed(spans: Spans, follow: Callable[..., Any]) -> None:
+    """Closing such a stream ends its call at once, not only when it is collected."""
+    stream = follow(lambda model: Stream(), inner="_chunks")(model="m")
+    next(stream)
+    stream.close()
+    assert stream.is_closed
+    assert ended(spans) == (1, False)
+
+
+# --- usage on request ------------------------------------------------------------------------------------------------
+
+
+def test_method_usage_on_request(spans: Spans) -> None:
+    """Usage is asked for by the arguments, the chunk that only tells it is hidden, a refusal is obeyed once for all."""
+    calls: list[Any] = []
+
+    class Refused(Exception):  # noqa: N818 - a client's
+        status_code = 400
+
+    class Hiding(Fold):
+        def feed(self, chunk: int) -> bool:
+            super().feed(chunk)
+            return self.usage_asked and chunk == 3
+
+    def create(model: str, stream_options: Any = None) -> Any:
+        calls.append(stream_options)
+        if stream_options and model == "old":
+            raise Refused("stream_options is unknown")
+        return (chunk for chunk in CHUNKS)
+
+    def on_request(body: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**body, "stream_options": {"include_usage": True}}
+
+    endpoint = replace(ENDPOINT, fold=Hiding, usage_on_request=on_request)
+    method = Method("toy", "f", lambda arguments: Asked(endpoint, arguments, f"https://{arguments['model']}"))
+    ours = methods.follow(INTEGRATION, method, create, Tracing(spans.provider.get_tracer("egisai")), False)
+    assert list(ours(model="new")) == [1, 2]
+    assert list(ours(model="old")) == CHUNKS
+    assert list(ours(model="old")) == CHUNKS
+    asked = {"include_usage": True}
+    assert calls == [asked, asked, None, None]
+    assert [span.attributes["gen_ai.usage.output_tokens"] for span in spans.calls()] == [6, 6, 6]
