@@ -178,6 +178,29 @@ def test_method_that_is_no_call(spans: Spans) -> None:
     assert not spans.all()
 
 
+@pytest.mark.parametrize("traces", [True, False])
+def test_method_of_a_client_that_traces_itself(spans: Spans, traces: bool) -> None:
+    """Its span is the call's: attributed, completed, and none is added. Switched off, the span is ours."""
+
+    def call(self: Any, model: str) -> int:
+        if self:
+            attributes = {"gen_ai.operation.name": "chat"}
+            with spans.provider.get_tracer("native").start_as_current_span("native", attributes=attributes):
+                return 7
+        return 7
+
+    integration = replace(INTEGRATION, traces_itself=bool)
+    method = Method("toy", "f", lambda arguments: Asked(ENDPOINT, arguments, NO_URL))
+    ours = methods.follow(integration, method, call, Tracing(spans.provider.get_tracer("egisai")), False)
+    with egisai.context(agent="billing", user_id="u-1"):
+        assert ours(traces, "m-1") == 7
+    [span] = spans.all()
+    assert span.name == ("native" if traces else "chat m-1")
+    assert span.attributes["gen_ai.agent.name"] == "billing"
+    assert span.attributes["user.id"] == "u-1"
+    assert span.attributes["gen_ai.request.model"] == "m-1"
+
+
 # --- generators ------------------------------------------------------------------------------------------------------
 
 

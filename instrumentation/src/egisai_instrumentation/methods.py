@@ -99,6 +99,7 @@ class _Start:
     ) -> None:
         self._destination = functools.lru_cache(maxsize=1000)(functools.partial(_destination, integration))
         self._asked = method.asked
+        self._traces_itself = integration.traces_itself
         self._tracing = tracing
         self._covered = covered
         self._names, self._rest = _parameters(original)
@@ -117,7 +118,9 @@ class _Start:
             if asked is None:
                 return aside(), kwargs
             destination = self._destination(asked.client, asked.url)
-            call = begin(tracer, asked.endpoint, asked.body, destination, covered=self._covered)
+            traces_itself = self._traces_itself
+            covered = self._covered or (traces_itself is not None and traces_itself(arguments.get("self")))
+            call = begin(tracer, asked.endpoint, asked.body, destination, covered=covered)
             if call is not None and call.span is not None and asked.endpoint.usage_on_request is not None:
                 return call, self._asking_for_usage(call, asked, destination, kwargs)
         except Exception as exc:  # noqa: BLE001 - logged and counted

@@ -22,12 +22,14 @@ def put(attributes: Attributes, name: str, value: object) -> None:
 
 def member(holder: Any, name: str) -> Any:
     """A member of a mapping or of an object; None where it is absent."""
-    return cast("Mapping[str, Any]", holder).get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
+    if isinstance(holder, (dict, Mapping)):  # what it nearly always is first: an abstract class takes long to ask
+        return cast("Mapping[str, Any]", holder).get(name)
+    return getattr(holder, name, None)
 
 
 def an_object(value: object) -> Mapping[str, Any]:
     """A JSON object, or an empty one where there is none."""
-    # What it nearly always is comes first: asking an abstract class costs a third of a microsecond.
+    # As above: asking an abstract class costs a third of a microsecond.
     return cast("Mapping[str, Any]", value) if value and isinstance(value, (dict, Mapping)) else _EMPTY
 
 

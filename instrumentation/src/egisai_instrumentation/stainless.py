@@ -112,6 +112,7 @@ class _Start:
     def __init__(self, integration: Integration, tracing: Tracing, covered: bool) -> None:
         self._integration = integration
         self._endpoints = integration.endpoints
+        self._traces_itself = integration.traces_itself
         self._tracing = tracing
         self._covered = covered
         self._destinations: dict[int, tuple[object, Destination]] = {}
@@ -134,7 +135,8 @@ class _Start:
             if options.extra_json:  # the caller's `extra_body`, which the SDK merges later on
                 asked = {**asked, **options.extra_json}
             destination = self._destination(client)
-            call = begin(tracer, endpoint, asked, destination, covered=self._covered)
+            covered = self._covered or (self._traces_itself is not None and self._traces_itself(client))
+            call = begin(tracer, endpoint, asked, destination, covered=covered)
             if call is not None and call.span is not None:
                 return call, self._sent(call, endpoint, destination, options)
         except Exception as exc:  # noqa: BLE001 - logged and counted

@@ -61,7 +61,7 @@ class Dialect:
         """Put what `usage` says, where there is one, on `attributes`."""
         if usage is None:
             return
-        get = _getter(usage)
+        get = _getters.get(usage.__class__) or _getter(usage)
         for name, member in self._singles:
             count = get(usage, member, None)
             if count is not None:
@@ -69,7 +69,7 @@ class Dialect:
         for holder, details in self._nested:
             held = get(usage, holder, None)
             if held is not None:
-                get_inside = _getter(held)
+                get_inside = _getters.get(held.__class__) or _getter(held)
                 for name, member in details:
                     count = get_inside(held, member, None)
                     if count is not None:
