@@ -235,6 +235,16 @@ def test_method_generator(spans: Spans, follow: Callable[..., Any]) -> None:
     assert ended(spans) == (23, True)
 
 
+def test_method_generator_closed(spans: Spans, follow: Callable[..., Any]) -> None:
+    """Closing it closes the SDK's own at once, whoever else holds that one."""
+    inner = (chunk for chunk in CHUNKS)
+    chunks = follow(lambda model: inner)(model="m")
+    next(chunks)
+    chunks.close()
+    assert inspect.getgeneratorstate(inner) == inspect.GEN_CLOSED
+    assert ended(spans) == (1, False)
+
+
 @pytest.mark.parametrize("lazy", [True, False], ids=["lazy", "eager"])
 def test_method_generator_never_started(spans: Spans, follow: Callable[..., Any], lazy: bool) -> None:
     """Where the request goes out at the call, it was one; where it goes out with the first chunk, there was none."""
