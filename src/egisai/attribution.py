@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from opentelemetry.context import Context
 
 from . import semconv
 from .context import NO_FACTS, Facts, is_own
 from .fingerprint import Fingerprint
-from .identity import Identity, Kind, Source, agent_id, is_uuid
+from .identity import Identity, Source, agent_id, is_uuid
+from .prompts import Prompts
+
+if TYPE_CHECKING:
+    from .fingerprint.sketch import Sketch
 
 _MAX_KNOWN: Final = 16_384  # identities remembered; past that the memo starts anew, ids do not change
 
+_PROMPT: Final = "fingerprint"
 _HERITABLE: Final = frozenset({"framework", "fingerprint"})
 _NO_ATTRIBUTES: Final[Mapping[str, Any]] = {}
 _FACT_NAMES: Final = (semconv.USER_ID, semconv.USER_ROLES, semconv.SESSION_ID, semconv.WORKFLOW_ID)
@@ -25,6 +30,9 @@ class Sighting(NamedTuple):
     identity: Identity
     key: str
     fingerprint: str | None
+    sketch: Sketch | None = None
+    under: str | None = None
+    """Id of the agent under which this process counts a prompt that is like another."""
 
 
 class Attribution:
@@ -42,6 +50,7 @@ class Attribution:
         self._app_name = app
         self._known: dict[tuple[str | None, str], Identity] = {}
         self._canonical: dict[str, Identity] = {}
+        self._prompts = Prompts()
 
     # --- the tiers, best first -----------------------------------------------------------------------------------
 
@@ -68,11 +77,34 @@ class Attribution:
     def prompted(self, prompt: Fingerprint) -> Identity:
         """The agent with that system prompt."""
         known = self._known.get((None, prompt.digest))
-        if known is None:
-            kind: Kind = "fingerprint"
-            identity = Identity(agent_id(self.organisation, kind, prompt.digest), prompt.name, kind)
-            known = self._met((None, prompt.digest), Sighting(identity, prompt.digest, prompt.digest))
-        return known
+        return known if known is not None else self._placed(prompt)
+
+    def _placed(self, prompt: Fingerprint) -> Identity:
+        own = Identity(agent_id(self.organisation, _PROMPT, prompt.digest), prompt.name, _PROMPT, prompt.digest)
+        ruling = self._canonical.get(own.id)
+        place = self._prompts.place(own.id, prompt, apart=ruling is not None)
+        if place.leader is None:
+            return self.app()
+        if ruling is None and place.is_news:
+            under = place.leader if place.leader != own.id else None
+            self._tell(Sighting(own, prompt.digest, prompt.digest, prompt.sketch, under))
+        if place.joined:
+            self._known = {}
+            for joined, first in place.joined:
+                self._tell(
+                    Sighting(
+                        Identity(joined, first.name, _PROMPT, first.digest),
+                        first.digest,
+                        first.digest,
+                        first.sketch,
+                        place.leader,
+                    )
+                )
+        identity = own._replace(id=place.leader, name=place.name, fingerprint=place.digest)
+        ruling = ruling or self._canonical.get(place.leader)
+        if ruling is not None:
+            identity = identity._replace(id=ruling.id, name=ruling.name)
+        return self._remember((None, prompt.digest), identity)
 
     def app(self) -> Identity:
         """The agent that the process is, where nothing finer is known."""
@@ -86,14 +118,20 @@ class Attribution:
             self._canonical[old] = Identity(new, name, "id")
         self._known = {}
 
+    def _tell(self, sighting: Sighting) -> None:
+        if self.on_sighting is not None:
+            self.on_sighting(sighting)
+
     def _met(self, key: tuple[str | None, str], sighting: Sighting) -> Identity:
         identity = sighting.identity
         ruling = self._canonical.get(identity.id)
         if ruling is None:
-            if self.on_sighting is not None:
-                self.on_sighting(sighting)
+            self._tell(sighting)
         else:
             identity = ruling._replace(source=identity.source)
+        return self._remember(key, identity)
+
+    def _remember(self, key: tuple[str | None, str], identity: Identity) -> Identity:
         if len(self._known) >= _MAX_KNOWN:
             self._known = {}
         self._known[key] = identity
@@ -131,6 +169,8 @@ def attributes_of(parent: Mapping[str, Any], ctx: Context, facts: Facts, identit
         attributes[semconv.AGENT_SOURCE] = identity.source
         if identity.name is not None:
             attributes[semconv.AGENT_NAME] = identity.name
+        if identity.fingerprint is not None:
+            attributes[semconv.PROMPT_FINGERPRINT] = identity.fingerprint
     if facts is NO_FACTS:
         if not is_own(ctx):
             attributes.update({name: parent[name] for name in _FACT_NAMES if name in parent})

@@ -21,11 +21,19 @@ _MEMO: Final = 16_384  # names and fingerprints remembered, about 300 bytes each
 
 
 class Identity(NamedTuple):
-    """Who made a call, and how we know. `name` is None only where nobody ever gave one (source `id`)."""
+    """Who made a call, and how we know.
+
+    Attributes:
+        id: the agent's UUID.
+        name: None only where nobody ever gave one (source `id`).
+        source: how we know.
+        fingerprint: digest of the prompt by which the agent is known (source `fingerprint`).
+    """
 
     id: str
     name: str | None
     source: Source
+    fingerprint: str | None = None
 
 
 def name_key(name: str) -> str:

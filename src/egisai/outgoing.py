@@ -122,7 +122,7 @@ def _by_prompt(span: ReadableSpan, own: Mapping[str, Any]) -> dict[str, Any]:
         semconv.AGENT_ID: identity.id,
         semconv.AGENT_NAME: identity.name,
         semconv.AGENT_SOURCE: identity.source,
-        semconv.PROMPT_FINGERPRINT: found.digest,
+        semconv.PROMPT_FINGERPRINT: identity.fingerprint or found.digest,
     }
 
 

@@ -12,16 +12,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 from egisai.fingerprint.memo import MISSING, PROBED, Memo, Missing
+
+if TYPE_CHECKING:
+    from egisai.fingerprint.sketch import Sketch
 
 __all__ = ["LONG", "MISSING", "Fingerprint", "Missing", "clear", "of", "of_stored", "seen", "system_texts"]
 
 LONG: Final = 4_000
 """Total characters above which a first sight is worth a thread: it takes about 0.8 ms
 where a hop to an executor and back takes 0.03 ms."""
+
+_NAMED: Final = 4_096  # characters of masked text in which a name is looked for
 
 _SYSTEM_ROLES: Final = frozenset({"system", "developer"})
 
@@ -39,10 +44,12 @@ class Fingerprint:
     Attributes:
         digest: 32 hex digits, the same in every process, on every platform and Python version.
         name: what to call the agent, at most 60 characters of the template's own wording.
+        sketch: what tells whether another text is of the same template; None for a prompt known by its id alone.
     """
 
     digest: str
     name: str
+    sketch: Sketch | None = field(default=None, compare=False, repr=False)
 
 
 _memo: Final[Memo[Fingerprint | None]] = Memo()
@@ -106,10 +113,11 @@ def _compute(system: tuple[str, ...]) -> Fingerprint | None:
     # Their patterns take 25 ms to compile, which a program that never meets an unnamed agent need not spend.
     from egisai.fingerprint.masks import normal_form
     from egisai.fingerprint.naming import name_of
+    from egisai.fingerprint.sketch import Sketch
 
     form = normal_form(text)
     digest = _digest(form.words)
-    return Fingerprint(digest, name_of(form.head) or f"Agent {digest[:8]}")
+    return Fingerprint(digest, name_of(form.text[:_NAMED]) or f"Agent {digest[:8]}", Sketch.of(form.text))
 
 
 def _digest(words: str) -> str:

@@ -20,7 +20,7 @@ _UNIT: Final = 1_024
 """Characters of a unit: about 0.1 ms of work, well under the 5 ms after which Python lets another thread run."""
 
 _HEAD: Final = 4_096
-"""Characters of masked text kept for the name."""
+"""Characters in which the role is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,11 @@ class Form:
 
     Attributes:
         words: the folded words and masks, separated by single spaces: what is digested.
-        head: the beginning of the masked text as it was written, for naming.
+        text: the masked text as it was written, in paragraphs.
     """
 
     words: str
-    head: str
+    text: str
 
 
 def normal_form(text: str) -> Form:
@@ -49,7 +49,7 @@ def normal_form(text: str) -> Form:
     if not words or words == MASK:
         # Nothing but punctuation or inserted values: such a text is its own template.
         words = f"{words} {' '.join(text.split())}"
-    return Form(words, "\n\n".join([masked for masked, _ in units])[:_HEAD].translate(_SHOWN))
+    return Form(words, "\n\n".join([masked for masked, _ in units]).translate(_SHOWN))
 
 
 # --- characters ----------------------------------------------------------------------------------------------------
@@ -419,7 +419,7 @@ def _masked(unit: str, learned: set[str]) -> tuple[str, list[str]]:
     for mask in MASKS:
         if not (ascii_only and mask.beyond_ascii) and mask.needs.search(unit):
             unit = mask.apply(unit)
-    words = _words(unit)
+    words = words_of(unit)
     told = CUE_WORDS.intersection(words)
     if told or not ascii_only:
         before = unit
@@ -430,16 +430,17 @@ def _masked(unit: str, learned: set[str]) -> tuple[str, list[str]]:
                 if masked is not unit:
                     unit, lower = masked, masked.lower()
         if unit is not before:
-            words = _words(unit)
+            words = words_of(unit)
     return unit, words
 
 
 def _without(people: re.Pattern[str], unit: str, words: list[str]) -> tuple[str, list[str]]:
     masked = people.sub(MASK, unit)
-    return (unit, words) if masked == unit else (masked, _words(masked))
+    return (unit, words) if masked == unit else (masked, words_of(masked))
 
 
-def _words(unit: str) -> list[str]:
+def words_of(unit: str) -> list[str]:
+    """The folded words and masks of a masked text."""
     if not unit.isascii():
         return _WORD.findall(unit.casefold())
     if "+" in unit or "#" in unit:
