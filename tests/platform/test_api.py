@@ -131,7 +131,7 @@ def test_announcements(org, recorder):
         }
         for f in ids
     ]
-    assert org.announce(sent).json() == {"canonical": {}}
+    assert org.announce(sent).json() == {"canonical": {}, "version": 3}
     agent = names(org)["Agent f1"]
     assert (agent["id"], agent["source"], agent["fingerprints"]) == (ids["f1"], "fingerprint", ["f1"])
     assert agent["totals"]["calls"] == 0
@@ -140,7 +140,8 @@ def test_announcements(org, recorder):
     org.request("PATCH", f"agents/{ids['f2']}", json={"name": "Two"})
     org.request("POST", f"agents/{ids['f3']}/merge", json={"into": ids["f2"]})
     assert org.announce(sent).json() == {
-        "canonical": {ids["f2"]: {"id": ids["f2"], "name": "Two"}, ids["f3"]: {"id": ids["f2"], "name": "Two"}}
+        "canonical": {ids["f2"]: {"id": ids["f2"], "name": "Two"}, ids["f3"]: {"id": ids["f2"], "name": "Two"}},
+        "version": 5,
     }
     recorder.call(
         attributes={semconv.AGENT_ID: ids["f3"], semconv.AGENT_NAME: "x", semconv.AGENT_SOURCE: "fingerprint"}
@@ -516,7 +517,7 @@ def test_health_and_openapi(server):
     }
     named = [parameter["name"] for parameter in paths["/api/v1/calls"]["get"]["parameters"]]
     assert named == [
-        *("agent", "agent_id", "user_id", "session_id", "workflow_id", "model", "status"),
+        *("agent", "agent_id", "user_id", "session_id", "workflow_id", "fingerprint", "model", "status"),
         *("since", "until", "cursor", "limit", "organisation"),
     ]
     for response in (

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from tests.platform.conftest import Organisation, Recorder, Server
 from tests.platform.dashboard_data import HOSTILE, Page, messages
+from tests.platform.test_prompts import announced, call, prompt
 
 from egisai.identity import agent_id
 from egisai_platform.dashboard import wording
@@ -341,6 +342,61 @@ def test_an_agent_is_renamed_described_merged_and_unmerged(
     assert len(read(client, "/agents").rows()) == 2
 
 
+def test_an_agents_prompts_are_listed_and_split_off(
+    client: httpx.Client, org: Organisation, recorder: Recorder
+) -> None:
+    """The table says how each prompt came; a page says in words what a split does, and the history stays readable."""
+    sent = [announced(prompt(0, passage), org) for passage in range(3)]
+    assert org.announce(sent).status_code == 200
+    first, second, third = (agent["id"] for agent in sent)
+    path = f"/agents/{first}"
+    for found in sent:
+        call(recorder, prompt(0, sent.index(found)), found["id"])
+    org.store(recorder.spans())
+    page = read(client, path)
+    assert sorted(page.rows()[:3]) == sorted([first, second, third])
+    assert "the first of its template" in page.text
+    assert page.text.count("same template") == 2
+    calls = next(link for link in page.links("/calls") if f"fingerprint={sent[1]['fingerprint']}" in link)
+    assert len(read(client, calls).rows()) == 1
+    split = next(link for link in page.links() if f"prompt={second}" in link)
+    confirm = read(client, split)
+    assert "becomes an agent of its own, with its own name and its call, past and future" in confirm.text
+    assert confirm.value("prompt") == second
+    answer = client.post(path, data={"csrf": confirm.value("csrf"), "action": "split", "prompt": second})
+    assert answer.headers["location"] == f"/agents/{second}?done=split"
+    alone = read(client, answer.headers["location"])
+    assert "An operator took this out of Billing clerk" in alone.text
+    assert "by itself, an operator's choice" in alone.text
+    page = read(client, path)
+    assert "Split off by an operator: Billing clerk" in page.text
+    assert second not in page.rows()
+    root = read(client, next(link for link in page.links() if f"prompt={first}" in link))
+    assert "keeps its other prompt and the name that it was given" in root.text
+    read(client, f"{path}?do=split&prompt={second}", 404)
+    read(client, f"/agents/{second}?do=split&prompt={second}", 404)
+
+
+def test_the_other_agent_is_found_by_name(
+    client: httpx.Client, org: Organisation, recorder: Recorder, browse: Callable[..., httpx.Client]
+) -> None:
+    """Whoever merges looks for the other agent by a part of its name; a reader of the page gets no such page."""
+    for name in ("billing", "Accounts payable", "accounts receivable", *HOSTILE):
+        recorder.call(agent=name, organisation=org.name)
+    org.store(recorder.spans())
+    path = agent_path(org, "billing")
+    chosen = read(client, f"{path}?do=merge&q=ACCOUNTS")
+    payable = agent_path(org, "Accounts payable").removeprefix("/agents/")
+    receivable = agent_path(org, "accounts receivable").removeprefix("/agents/")
+    assert sorted(chosen.rows()) == sorted([payable, receivable])
+    assert read(client, f"{path}?do=merge&q={payable[:8]}").rows() == [payable]
+    assert len(read(client, f"{path}?do=merge").rows()) == len(HOSTILE) + 2
+    none = read(client, f"{path}?do=merge&q={quote('<b>nobody')}")
+    assert "“ <b>nobody ”" in none.text
+    assert none.rows() == []
+    assert "into" not in {a.get("name") for _tag, a in read(browse(org.read_key), f"{path}?do=merge").elements}
+
+
 def test_only_operators_change_agents_and_only_by_our_forms(
     org: Organisation, recorder: Recorder, browse: Callable[..., httpx.Client]
 ) -> None:
@@ -431,10 +487,15 @@ def test_events_tell_of_this_organisations_calls_alone(
     with client.stream("GET", "/events", timeout=20) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         lines = filter(None, answer.iter_lines())
-        assert [next(lines) for _ in range(3)][1] == "event: hello"
+        assert [next(lines) for _ in range(3)][1:] == ["event: hello", "data: 0"]
         other.store(theirs)
         org.store(ours)
         assert [next(lines) for _ in range(2)] == ["event: calls", "data: 2"]
+    # Whoever comes later is told what was missed: a page made before those calls knows that it is out of date.
+    assert next(a["data-seen"] for tag, a in read(client, "/").elements if tag == "body") == "2"
+    with client.stream("GET", "/events", timeout=20) as answer:
+        lines = filter(None, answer.iter_lines())
+        assert [next(lines) for _ in range(3)][1:] == ["event: hello", "data: 2"]
 
 
 def test_a_server_with_open_pages_stops_at_once(start: Callable[..., Server], tmp_path: Path) -> None:
@@ -483,7 +544,19 @@ def test_plat_hostile(client: httpx.Client, org: Organisation, recorder: Recorde
     call = f"/calls/{span.context.trace_id:032x}/{span.context.span_id:016x}"
     agent = next(link for link in read(client, "/agents").links("/agents/"))
     quoted = quote(text, safe="")
-    paths = [*PATHS, call, agent, f"/workflows/{quoted}", f"/calls?user_id={quoted}&agent={quoted}&model={quoted}"]
+    prompts = [announced(prompt(0, passage), org) | {"name": text} for passage in range(2)]
+    org.announce(prompts)
+    first, second = (body["id"] for body in prompts)
+    split = f"/agents/{first}?do=split&prompt={second}"
+    prompted = [f"/agents/{first}", split, f"/agents/{first}?do=merge", f"/agents/{first}?do=merge&q={quoted}"]
+    paths = [
+        *prompted,
+        *PATHS,
+        call,
+        agent,
+        f"/workflows/{quoted}",
+        f"/calls?user_id={quoted}&agent={quoted}&model={quoted}",
+    ]
     for path in paths:
         answer = client.get(path)
         assert answer.status_code == 200, (path, answer.text)

@@ -6,7 +6,7 @@ is `application/problem+json` (RFC 9457).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Literal, TypeVar
 
@@ -20,8 +20,8 @@ from egisai.identity import is_uuid
 from egisai_platform import filters, ingest, sql
 from egisai_platform.auth import Key, Scope, bearer, current_viewer
 from egisai_platform.filters import Asked
-from egisai_platform.model import Agent, Call, CallDetail, Filter, Group, Page, Stats, Workflow
-from egisai_platform.registry import MAX_TEXT, Sighting
+from egisai_platform.model import Agent, AgentDetail, Call, CallDetail, Filter, Group, Page, Stats, Workflow
+from egisai_platform.registry import MAX_TEXT, Answer, Record, Sighting
 from egisai_platform.store import StoreError
 
 if TYPE_CHECKING:
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MAX_JSON_BYTES: Final = 2 << 20
+MAX_JSON_BYTES: Final = 10 << 20
+"""Room for as many agents as may be announced at once, each with the longest sketch."""
 MAX_ANNOUNCED: Final = 500
+_MAX_DIGITS: Final = 18  # of a version, which is a signed 64-bit number
 _TITLES: Final = {
     400: "Bad Request",
     401: "Unauthorized",
@@ -153,7 +155,7 @@ def agents(request: Request, question: Filtered) -> Items[Agent]:
 
 
 @router.get("/agents/{agent_id}", openapi_extra=_TIMED.docs)
-def agent(request: Request, agent_id: str, question: Timed) -> Agent:
+def agent(request: Request, agent_id: str, question: Timed) -> AgentDetail:
     """One agent; a merged id gives the agent it was merged into."""
     found = _platform(request).reader.agent(question.organisation, agent_id, question.asked.where)
     return _found(found, f"there is no agent {agent_id[:100]}")
@@ -236,27 +238,30 @@ Admin = Annotated[Key, Depends(_admin)]
 
 
 @router.patch("/agents/{agent_id}", tags=["operate"])
-def describe_agent(request: Request, agent_id: str, patch: AgentPatch, key: Admin) -> Agent:
+def describe_agent(request: Request, agent_id: str, patch: AgentPatch, key: Admin) -> AgentDetail:
     """Renames or describes an agent, for past and future calls."""
     _platform(request).registry.describe(key.organisation, agent_id, name=patch.name, description=patch.description)
     return _agent_now(request, key, agent_id)
 
 
 @router.post("/agents/{agent_id}/merge", tags=["operate"])
-def merge_agent(request: Request, agent_id: str, merge: Merge, key: Admin) -> Agent:
+def merge_agent(request: Request, agent_id: str, merge: Merge, key: Admin) -> AgentDetail:
     """Makes every call of this agent, past and future, a call of another. Answers with that one."""
     _platform(request).registry.merge(key.organisation, agent_id, merge.into)
     return _agent_now(request, key, agent_id)
 
 
 @router.delete("/agents/{agent_id}/merge", tags=["operate"])
-def unmerge_agent(request: Request, agent_id: str, key: Admin) -> Agent:
-    """Undoes a merge."""
+def unmerge_agent(request: Request, agent_id: str, key: Admin) -> AgentDetail:
+    """Takes an agent out of the one it is merged into, or a prompt out of those merged into it, for good.
+
+    In the second case the oldest of the others stands for the rest, and keeps the name and description given to it.
+    """
     _platform(request).registry.unmerge(key.organisation, agent_id)
     return _agent_now(request, key, agent_id)
 
 
-def _agent_now(request: Request, key: Key, agent_id: str) -> Agent:
+def _agent_now(request: Request, key: Key, agent_id: str) -> AgentDetail:
     found = _platform(request).reader.agent(key.organisation, agent_id, Filter())
     return _found(found, f"there is no agent {agent_id}")
 
@@ -272,11 +277,14 @@ class Announced(BaseModel):
     fingerprint: Annotated[str, StringConstraints(max_length=MAX_TEXT)] | None = None
     app: Annotated[str, StringConstraints(max_length=MAX_TEXT)] | None = None
     env: Annotated[str, StringConstraints(max_length=MAX_TEXT)] | None = None
+    sketch: str | None = None
+    """Judged by itself: a bad one is refused, its agent is not."""
+    counted_under: Annotated[str | None, Field(alias="with")] = None
 
-    @field_validator("id")
+    @field_validator("id", "counted_under")
     @classmethod
-    def _uuid(cls, value: str) -> str:
-        if not is_uuid(value):
+    def _uuid(cls, value: str | None) -> str | None:
+        if value is not None and not is_uuid(value):
             raise ValueError("not a UUID in its canonical form")
         return value
 
@@ -288,31 +296,57 @@ class Announcement(BaseModel):
 
 
 async def announce(request: Request) -> Response:
-    """`POST /v1/agents`: the agents a process met. Answers which of their ids operators merged or renamed."""
+    """`POST /v1/agents`: the agents a process met. Answers which of their ids are, or may seem to be, other agents."""
+    platform = _platform(request)
     try:
         organisation = await ingest.ingest_organisation(request)
-        body = await ingest.read_body(request, MAX_JSON_BYTES)
-        announcement = Announcement.model_validate_json(body)
+        with ingest.Share(platform.budget) as share:
+            body = await ingest.read_body(request, MAX_JSON_BYTES, share)
+            announcement = Announcement.model_validate_json(body)
+            answer = await run_in_threadpool(_announced, platform, organisation, announcement)
     except ingest.RefusedError as refusal:
         return problem(refusal.status, refusal.message)
     except ValidationError as error:
         return problem(400, first_fault(error.errors()))
-    canonical = await run_in_threadpool(_announced, _platform(request), organisation, announcement)
-    return JSONResponse({"canonical": canonical})
+    refused = {"refused": answer.refused} if answer.refused else {}
+    return JSONResponse({"canonical": _canonical(answer.canonical), "version": answer.version, **refused})
 
 
-def _announced(platform: Platform, organisation: str, announcement: Announcement) -> dict[str, dict[str, str]]:
-    platform.registry.saw(
-        Sighting(organisation, agent.id, agent.name or "", agent.source, agent.fingerprint)
-        for agent in announcement.agents
+def _announced(platform: Platform, organisation: str, announcement: Announcement) -> Answer:
+    return platform.registry.announce(
+        organisation,
+        [
+            Sighting(
+                organisation,
+                agent.id,
+                agent.name or "",
+                agent.source,
+                agent.fingerprint,
+                agent.sketch,
+                agent.counted_under,
+            )
+            for agent in announcement.agents
+        ],
     )
-    names = platform.registry.names(organisation)
-    canonical: dict[str, dict[str, str]] = {}
-    for agent in announcement.agents:
-        record = names.records[names.canonical(agent.id)]
-        if record.id != agent.id or record.name != record.heard_name:
-            canonical[agent.id] = {"id": record.id, "name": record.name}
-    return canonical
+
+
+async def rulings(request: Request) -> Response:
+    """`GET /v1/agents/rulings?since=`: what was merged, split or renamed since, for processes to obey."""
+    try:
+        organisation = await ingest.ingest_organisation(request)
+    except ingest.RefusedError as refusal:
+        return problem(refusal.status, refusal.message)
+    since = request.query_params.get("since")
+    if since is not None and not (since.isascii() and since.isdigit() and len(since) <= _MAX_DIGITS):
+        return problem(400, f"since={since[:20]!r}: a version is allowed, as an earlier answer gave it")
+    found = await run_in_threadpool(
+        _platform(request).registry.rulings, organisation, None if since is None else int(since)
+    )
+    return JSONResponse({"version": found.version, "canonical": _canonical(found.canonical), "more": found.more})
+
+
+def _canonical(agents: Mapping[str, Record]) -> dict[str, dict[str, str]]:
+    return {agent_id: {"id": agent.id, "name": agent.name} for agent_id, agent in agents.items()}
 
 
 # --- health ----------------------------------------------------------------------------------------------------------

@@ -92,6 +92,7 @@ def create_app(platform: Platform) -> FastAPI:
         routes=[
             Route("/v1/traces", ingest.receive, methods=["POST"]),
             Route("/v1/agents", api.announce, methods=["POST"]),
+            Route("/v1/agents/rulings", api.rulings),
             Route("/healthz", api.healthz),
             Route("/readyz", api.readyz),
             Route("/metrics", api.metrics),

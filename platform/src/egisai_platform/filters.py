@@ -10,7 +10,7 @@ from typing import Any, Final, cast, get_args
 
 from egisai_platform.model import Filter, Status
 
-FACTS: Final = ("agent", "agent_id", "user_id", "session_id", "workflow_id", "model", "status")
+FACTS: Final = ("agent", "agent_id", "user_id", "session_id", "workflow_id", "fingerprint", "model", "status")
 TIMES: Final = ("since", "until")
 PAGING: Final = ("cursor", "limit")
 DEFAULT_LIMIT: Final = 50
@@ -27,6 +27,7 @@ DOCS: Final = {
     "user_id": "Calls made for this user.",
     "session_id": "Calls of this session.",
     "workflow_id": "Calls of this workflow.",
+    "fingerprint": "Calls with the system prompt of this fingerprint.",
     "model": "Calls that asked for, or were answered by, this model.",
     "status": f"Calls with this outcome: {', '.join(get_args(Status))}.",
     "since": "From this time on: ISO 8601 (without offset: UTC), or how long ago, such as 90s, 30m, 1h, 7d, 2w.",

@@ -284,7 +284,13 @@ def _decode(body: bytes, gzipped: bool, organisation: str, platform: Platform, s
     try:
         if gzipped:
             body = otlp.gunzip(body, MAX_DECODED_BYTES, share.take)
-        return otlp.decode(body, organisation, now_ns=time.time_ns(), retention_days=platform.retention_days)
+        return otlp.decode(
+            body,
+            organisation,
+            now_ns=time.time_ns(),
+            retention_days=platform.retention_days,
+            known=platform.registry.names(organisation).records,
+        )
     except otlp.TooLargeError as error:
         raise RefusedError(413, str(error)) from error
     except otlp.MalformedError as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Generator
+import sqlite3
+import time
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
+    Dialect,
     Engine,
     ForeignKey,
     Index,
@@ -19,20 +22,35 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     create_engine,
     event,
     insert,
     select,
+    text,
     update,
 )
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
 
 from egisai_platform.settings import StartError, without_password
 
-SCHEMA_VERSION: Final = "1"
+SCHEMA_VERSION: Final = "2"
 
 _schema = MetaData()
+
+
+class AnyText(TypeDecorator[str]):
+    """Text that may hold zero bytes, which PostgreSQL cannot keep: there they become their picture."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None or dialect.name != "postgresql":
+            return value
+        return value.replace("\0", "\N{SYMBOL FOR NULL}")
+
 
 settings = Table(
     "settings", _schema, Column("name", String(64), primary_key=True), Column("value", Text, nullable=False)
@@ -66,22 +84,49 @@ sessions = Table(
     Column("expires_at", BigInteger, nullable=False),
 )
 
+organisations = Table(
+    "organisations",
+    _schema,
+    Column("organisation", String(63), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+)
+"""How often an organisation's agents changed. Its row is locked while they are changed, so versions become visible in
+their order: who has read version v has seen every change up to v."""
+
 agents = Table(
     "agents",
     _schema,
     Column("organisation", String(63), primary_key=True),
     Column("id", String(36), primary_key=True),
-    Column("name", Text, nullable=False),
-    Column("operator_name", Text),
+    Column("name", AnyText, nullable=False),
+    Column("operator_name", AnyText),
     Column("source", String(16), nullable=False),
-    Column("description", Text, nullable=False),
-    Column("fingerprint", Text),
+    Column("description", AnyText, nullable=False),
+    Column("fingerprint", AnyText),
     Column("merged_into", String(36)),
     Column("first_seen", BigInteger, nullable=False),
+    Column("sketch", Text),
+    Column("ruled_by", String(8)),
+    Column("ruled_on", BigInteger),
+    Column("split_from", String(36)),
+    Column("changed_version", BigInteger, nullable=False, server_default="0"),
+    Column("ruled_version", BigInteger, nullable=False, server_default="0"),
 )
-"""`name` is what traffic and announcements say; `operator_name`, when set, is what people see."""
+"""`name` is what traffic and announcements say; `operator_name`, when set, is what people see.
 
-_indexes = (Index("keys_organisation", keys.c.organisation),)
+`ruled_by` says who decided that the agent is merged, or that it stands alone: `sketch` or `operator`; nobody, when
+null. `ruled_on` is when, and `split_from` the agent that an operator took it out of. `changed_version` is its
+organisation's version at the row's last change, `ruled_version` the one at which what the processes have to know of it
+(for whom it stands, and the name of that one) changed last; 0 is never. No two rows of an organisation share one."""
+
+_indexes = (
+    Index("keys_organisation", keys.c.organisation),
+    Index("agents_merged", agents.c.organisation, agents.c.merged_into),
+    Index("agents_changed", agents.c.organisation, agents.c.changed_version),
+    Index("agents_ruled", agents.c.organisation, agents.c.ruled_version),
+)
+
+_POSTGRESQL_LOCK: Final = 0x45474953  # any number that is ours: one node at a time makes or migrates the tables
 
 
 class Metadata:
@@ -105,18 +150,16 @@ class Metadata:
         if self.engine.dialect.name == "sqlite":
             _prepare_sqlite(self.engine)
         try:
-            self._create()
+            self._prepare(shown)
+        except StartError:
+            self.close()
+            raise
         except SQLAlchemyError as error:
+            self.close()
             cause = getattr(error, "orig", None) or error
             raise StartError(
                 f"cannot open the metadata database {shown!r}: {cause}. Check the path or address and its permissions."
             ) from error
-        version = self.setting("schema_version", SCHEMA_VERSION)
-        if version != SCHEMA_VERSION:
-            raise StartError(
-                f"the metadata database {shown!r} has schema version {version}, this program knows {SCHEMA_VERSION}: "
-                "run the egisai-platform version that made it, or a newer one"
-            )
 
     @contextmanager
     def reading(self) -> Generator[Connection, None, None]:
@@ -158,12 +201,78 @@ class Metadata:
         """Closes every connection."""
         self.engine.dispose()
 
-    def _create(self) -> None:
+    def _prepare(self, shown: str) -> None:
+        """Makes the tables or migrates them, in one transaction: it happens whole or not at all, and once."""
         with self.writing() as connection:
+            if self.engine.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _POSTGRESQL_LOCK})
+            connection.execute(CreateTable(settings, if_not_exists=True))
+            stored = select(settings.c.value).where(settings.c.name == "schema_version")
+            version = connection.execute(stored).scalar()
+            if version is not None and version != SCHEMA_VERSION and version not in _MIGRATIONS:
+                raise StartError(
+                    f"the metadata database {shown!r} has schema version {version}, this program knows "
+                    f"{SCHEMA_VERSION}: run the egisai-platform version that made it, or a newer one"
+                )
             for table in _schema.sorted_tables:
                 connection.execute(CreateTable(table, if_not_exists=True))
+            if version is None:
+                connection.execute(insert(settings).values(name="schema_version", value=SCHEMA_VERSION))
+            while version is not None and version != SCHEMA_VERSION:
+                version = _MIGRATIONS[version](connection)
+                connection.execute(update(settings).where(settings.c.name == "schema_version").values(value=version))
             for index in _indexes:
                 connection.execute(CreateIndex(index, if_not_exists=True))
+
+
+# --- migrations ------------------------------------------------------------------------------------------------------
+def _from_1(connection: Connection) -> str:
+    """Version 2 knows who ruled, and in which order; in version 1 only operators did, in an order nobody noted."""
+    added = ("sketch", "ruled_by", "ruled_on", "split_from", "changed_version", "ruled_version")
+    for name in added:
+        column = CreateColumn(agents.c[name]).compile(dialect=connection.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE agents ADD COLUMN {column}")
+    connection.execute(update(agents).where(agents.c.merged_into.is_not(None)).values(ruled_by="operator"))
+    versions: dict[str, int] = {}
+    for organisation, agent_id, ruled in connection.execute(
+        select(
+            agents.c.organisation,
+            agents.c.id,
+            agents.c.merged_into.is_not(None) | agents.c.operator_name.is_not(None),
+        ).order_by(agents.c.organisation, agents.c.id)
+    ).all():
+        version = versions[organisation] = versions.get(organisation, 0) + 1
+        connection.execute(
+            update(agents)
+            .where(agents.c.organisation == organisation, agents.c.id == agent_id)
+            .values(changed_version=version, ruled_version=version if ruled else 0)
+        )
+    if versions:
+        rows = [{"organisation": organisation, "version": version} for organisation, version in versions.items()]
+        connection.execute(insert(organisations), rows)
+    return "2"
+
+
+_MIGRATIONS: Final[Mapping[str, Callable[[Connection], str]]] = {"1": _from_1}
+"""What makes the next version of each older one, and says which that is."""
+
+
+# --- SQLite ----------------------------------------------------------------------------------------------------------
+_BUSY_S: Final = 10
+
+
+def _use_wal(cursor: sqlite3.Cursor) -> None:
+    """Two that switch a new file to WAL at the same moment are refused at once, whatever the busy timeout."""
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:  # noqa: PERF203 - each turn is a try
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _prepare_sqlite(engine: Engine) -> None:
@@ -178,7 +287,9 @@ def _prepare_sqlite(engine: Engine) -> None:
     def connected(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves, below
         cursor = connection.cursor()
-        for pragma in ("busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA busy_timeout={_BUSY_S * 1000}")
+        _use_wal(cursor)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

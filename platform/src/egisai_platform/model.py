@@ -42,7 +42,57 @@ class Agent:
     models: Sequence[str] = ()
     fingerprints: Sequence[str] = ()
     merged_ids: Sequence[str] = ()
-    """Ids that an operator merged into this agent."""
+    """Ids that stand for this agent: merged into it by an operator, or near-identical prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A system prompt whose calls are an agent's."""
+
+    fingerprint: str
+    agent_id: str
+    """The id that the prompt alone has."""
+    name: str
+    """What it was called when it was first heard of."""
+    first_seen: datetime
+    last_seen: datetime | None
+    """Its last call in the time asked for."""
+    calls: int
+    """In the time asked for."""
+    ruled_by: Literal["sketch", "operator"] | None
+    """Who decided that it is part of the agent, or that it is one by itself: its likeness, or an operator."""
+    ruled_on: datetime | None
+    own: bool
+    """Whether the agent's id is this prompt's."""
+    followers: int = 0
+    """Other ids that leave with it when it is split off: what was merged into it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parted:
+    """An agent that an operator merged or split off, seen from the other one."""
+
+    id: str
+    name: str
+    source: str
+    on: datetime | None
+    """When; None for what was decided before the platform noted it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentDetail(Agent):
+    """An agent with where it came from."""
+
+    prompts: Sequence[Prompt] = ()
+    """Its own first, then those that operators ruled on and the newest; at most 500."""
+    prompt_count: int = 0
+    """All there are."""
+    merged: Sequence[Parted] = ()
+    """What operators merged into it that is known by name, not by a prompt; at most 500."""
+    split_from: Parted | None = None
+    """The agent that an operator took it out of."""
+    split_off: Sequence[Parted] = ()
+    """What operators took out of it, the newest first; at most 500."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +197,7 @@ class Filter:
     user_id: str | None = None
     session_id: str | None = None
     workflow_id: str | None = None
+    fingerprint: str | None = None
     model: str | None = None
     status: Status | None = None
     since: datetime | None = None
@@ -166,7 +217,7 @@ class Reader(Protocol):
 
     def stats(self, organisation: str, where: Filter) -> Stats: ...
     def agents(self, organisation: str, where: Filter) -> Sequence[Agent]: ...
-    def agent(self, organisation: str, agent_id: str, where: Filter) -> Agent | None: ...
+    def agent(self, organisation: str, agent_id: str, where: Filter) -> AgentDetail | None: ...
     def calls(self, organisation: str, where: Filter, *, limit: int = 50, cursor: str | None = None) -> Page:
         """Newest first; `items` are `Call`s. Raises ValueError for a cursor that is not ours."""
         ...

@@ -10,7 +10,7 @@ import json
 import math
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Final, NamedTuple, cast
@@ -144,8 +144,10 @@ def gunzip(body: bytes, max_bytes: int, take: Callable[[int], None]) -> bytes:
     return b"".join(parts)
 
 
-def decode(body: bytes, organisation: str, *, now_ns: int, retention_days: int) -> Batch:
-    """The rows of an `ExportTraceServiceRequest`, all of `organisation`.
+def decode(
+    body: bytes, organisation: str, *, now_ns: int, retention_days: int, known: Container[str] = frozenset()
+) -> Batch:
+    """The rows of an `ExportTraceServiceRequest`, all of `organisation`, whose registered agents are `known`.
 
     Raises:
         MalformedError: the body is no such message.
@@ -167,7 +169,7 @@ def decode(body: bytes, organisation: str, *, now_ns: int, retention_days: int) 
                 if fault is not None:
                     refused.append((fault, _describe(span)))
                     continue
-                row, named = _row(span, organisation, resource, resource_json, scope, now_ns)
+                row, named = _row(span, organisation, resource, resource_json, scope, now_ns, known)
                 rows.append(row)
                 if named or row.is_call:
                     sightings[row.agent_id, row.agent_name] = Sighting(
@@ -251,7 +253,13 @@ def _refusal_message(refused: Sequence[tuple[str, str]], total: int) -> str:
 
 # --- one span --------------------------------------------------------------------------------------------------------
 def _row(
-    span: Span, organisation: str, resource: Mapping[str, Any], resource_json: str, scope: str, now_ns: int
+    span: Span,
+    organisation: str,
+    resource: Mapping[str, Any],
+    resource_json: str,
+    scope: str,
+    now_ns: int,
+    known: Container[str],
 ) -> tuple[SpanRow, bool]:
     """The span's row, and whether it names its agent itself."""
     attributes = _mapping(span.attributes)
@@ -261,6 +269,11 @@ def _row(
     is_call = operation in semconv.CALL_OPERATIONS and attributes.get(semconv.CALL_NESTED) is not True
     app = _fact(resource, semconv.SERVICE_NAME)
     agent, name, source, named = _agent(attributes, organisation, app)
+    fingerprint = _fact(attributes, semconv.PROMPT_FINGERPRINT)
+    if source == "fingerprint" and fingerprint:
+        # Under the prompt itself, not under what it stood for in that process at that moment: that may be ruled anew.
+        prompt = agent_id(organisation, "fingerprint", fingerprint)
+        agent = prompt if prompt in known else agent
     provider = _fact(attributes, semconv.PROVIDER)
     request_model = _fact(attributes, semconv.REQUEST_MODEL)
     response_model = _fact(attributes, semconv.RESPONSE_MODEL)
@@ -315,7 +328,7 @@ def _row(
         time_to_first_chunk_ms=first_chunk_s * 1000 if isinstance(first_chunk_s, (int, float)) else None,
         streamed=int(attributes.get(semconv.REQUEST_STREAM) is True),
         cost_usd=cost,
-        fingerprint=_fact(attributes, semconv.PROMPT_FINGERPRINT),
+        fingerprint=fingerprint,
         scope=scope[:MAX_FACT],
         attributes=_json(attributes),
         resource=resource_json,

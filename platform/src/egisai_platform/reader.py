@@ -10,19 +10,36 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
 from egisai import semconv
 from egisai_platform import sql
-from egisai_platform.model import Agent, Call, CallDetail, Filter, Group, Page, Point, Stats, Totals, Workflow
-from egisai_platform.registry import Names, Registry
+from egisai_platform.model import (
+    Agent,
+    AgentDetail,
+    Call,
+    CallDetail,
+    Filter,
+    Group,
+    Page,
+    Parted,
+    Point,
+    Prompt,
+    Stats,
+    Totals,
+    Workflow,
+)
+from egisai_platform.names import Names, Record
+from egisai_platform.registry import Registry
 from egisai_platform.store import Store
 
 MAX_WORKFLOW_CALLS: Final = 10_000
 MAX_TRACE_CALLS: Final = 1_000
+MAX_PROMPTS: Final = 500
+"""Prompts, and other agents, listed with an agent."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _CALL_COLUMNS: Final = 30
 _TOTALS_COLUMNS: Final = 8
@@ -84,21 +101,65 @@ class StoreReader:
         )
         found = {row[0]: _agent(row, names) for row in rows}
         wanted = _wanted_agents(where, names)
-        if not (where.user_id or where.session_id or where.workflow_id or where.model or where.status):
+        narrowed = (where.user_id, where.session_id, where.workflow_id, where.fingerprint, where.model, where.status)
+        if not any(narrowed):
             for agent_id in names.records:
                 idle = agent_id not in found and agent_id not in names.aliases
                 if idle and (wanted is None or agent_id in wanted):
                     found[agent_id] = _idle_agent(agent_id, names)
         return sorted(found.values(), key=lambda agent: (agent.name.casefold(), agent.id))
 
-    def agent(self, organisation: str, agent_id: str, where: Filter) -> Agent | None:
-        """The agent, found by its own id or by one that was merged into it."""
-        canonical = self._registry.names(organisation).canonical(agent_id)
-        found = self.agents(organisation, replace(where, agent_id=canonical))
-        if found:
-            return found[0]
+    def agent(self, organisation: str, agent_id: str, where: Filter) -> AgentDetail | None:
+        """The agent, found by its own id or by one that was merged into it, with its prompts."""
         names = self._registry.names(organisation)
-        return _idle_agent(canonical, names) if canonical in names.records else None
+        canonical = names.canonical(agent_id)
+        found = self.agents(organisation, replace(where, agent_id=canonical))
+        agent = found[0] if found else _idle_agent(canonical, names) if canonical in names.records else None
+        if agent is None:
+            return None
+        record = names.records.get(canonical)
+        prompts = _prompts(canonical, names)
+        merged = [other for other in names.members(canonical) if other.id != canonical and not other.fingerprint]
+        split_off = [other for other in names.records.values() if other.split_from == canonical]
+        origin = names.records.get(names.canonical(record.split_from)) if record and record.split_from else None
+        return AgentDetail(
+            **{field.name: getattr(agent, field.name) for field in fields(agent)},
+            prompts=self._prompts(organisation, canonical, prompts[:MAX_PROMPTS], names, where),
+            prompt_count=len(prompts),
+            merged=_parted(merged),
+            split_from=_parted([replace(origin, ruled_on=record.ruled_on)])[0] if record and origin else None,
+            split_off=_parted(split_off),
+        )
+
+    def _prompts(
+        self, organisation: str, agent_id: str, records: Sequence[Record], names: Names, where: Filter
+    ) -> list[Prompt]:
+        """What each prompt did in the time asked for."""
+        if not records:
+            return []
+        filters, parameters = _conditions(organisation, replace(where, agent_id=agent_id), names)
+        fingerprints = {"fingerprints": [record.fingerprint for record in records]}
+        rows = self._store.query(sql.fingerprints([*filters, "fingerprints"]), parameters | fingerprints)
+        done = {fingerprint: (calls, first_ns, last_ns) for fingerprint, calls, first_ns, last_ns in rows}
+        prompts: list[Prompt] = []
+        for record in records:
+            calls, first_ns, last_ns = done.get(record.fingerprint, (0, None, None))
+            registered = _time(record.first_seen * 10**9)
+            prompts.append(
+                Prompt(
+                    fingerprint=record.fingerprint or "",
+                    agent_id=record.id,
+                    name=record.heard_name,
+                    first_seen=registered if first_ns is None else min(registered, _time(first_ns)),
+                    last_seen=None if last_ns is None else _time(last_ns),
+                    calls=calls,
+                    ruled_by=record.ruled_by,
+                    ruled_on=_moment(record.ruled_on),
+                    own=record.id == agent_id,
+                    followers=0 if record.id == agent_id else len(names.followers(record.id)),
+                )
+            )
+        return prompts
 
     def call(self, organisation: str, trace_id: str, span_id: str) -> CallDetail | None:
         names = self._registry.names(organisation)
@@ -227,6 +288,7 @@ def _conditions(organisation: str, where: Filter, names: Names) -> tuple[list[st
         "user_id": where.user_id,
         "session_id": where.session_id,
         "workflow_id": where.workflow_id,
+        "fingerprint": where.fingerprint,
         "model": where.model,
         "status": where.status,
         "agent_ids": names.ids(where.agent_id) if where.agent_id else None,
@@ -297,6 +359,23 @@ def _idle_agent(agent_id: str, names: Names) -> Agent:
         fingerprints=[record.fingerprint] if record.fingerprint else [],
         merged_ids=names.merged_ids(agent_id),
     )
+
+
+def _prompts(agent_id: str, names: Names) -> list[Record]:
+    """The prompts of an agent: its own first, then those that operators ruled on, then the newest."""
+    members = [record for record in names.members(agent_id) if record.fingerprint]
+    return sorted(members, key=lambda r: (r.id != agent_id, r.ruled_by != "operator", -r.first_seen, r.id))
+
+
+def _parted(records: Iterable[Record]) -> list[Parted]:
+    newest = sorted(records, key=lambda r: (-(r.ruled_on or 0), r.id))[:MAX_PROMPTS]
+    return [
+        Parted(record.id, record.name or record.id[:8], record.source, _moment(record.ruled_on)) for record in newest
+    ]
+
+
+def _moment(seconds: int | None) -> datetime | None:
+    return None if seconds is None else _time(seconds * 10**9)
 
 
 def _call(row: Sequence[Any], names: Names) -> Call:

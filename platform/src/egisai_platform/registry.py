@@ -2,25 +2,45 @@
 
 An agent's id never changes on a stored span. What operators decide is applied when reading: a `Names` snapshot says
 which id stands for which and how it is called, for past and future calls alike. A merge is a pointer from one agent to
-another, so undoing it is removing the pointer.
+another, so undoing it is removing the pointer. Near-identical prompts are merged by their sketches when they are
+announced, once, and never against an operator's word.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Row, select
 
-from egisai.identity import name_key
+from egisai.fingerprint.sketch import Sketch
 from egisai_platform import metadata as db
 from egisai_platform.metadata import Metadata
+from egisai_platform.names import Names, Record
+from egisai_platform.prompts import MAX_SKETCH, Book, Prompts
+from egisai_platform.rulings import Change, MergeRefusedError, UnknownAgentError
+
+__all__ = [
+    "MAX_TEXT",
+    "Answer",
+    "MergeRefusedError",
+    "Names",
+    "Record",
+    "Registry",
+    "Rulings",
+    "Sighting",
+    "UnknownAgentError",
+]
 
 MAX_TEXT: Final = 1000
 """Characters of a name or description; the SDK refuses names over 256."""
+
+MAX_RULINGS: Final = 1000
+"""Rulings of a page."""
 
 _NAMES_TTL_S: Final = 2.0
 """How long another node's decision may go unseen where several share a metadata database; our own are seen at once."""
@@ -36,78 +56,36 @@ class Sighting:
     """Empty when nobody gave one."""
     source: str
     fingerprint: str | None = None
+    sketch: str | None = None
+    """Of its prompt, as `egisai.fingerprint.sketch.Sketch.encode` writes it; hostile until it is decoded."""
+    counted_under: str | None = None
+    """The agent under which the announcing process counts it until it is told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """A row of the registry."""
+class Answer:
+    """What an announcing process has to know: `rulings` since the version it first heard tell the rest."""
 
-    id: str
-    name: str
-    """What people see: the operator's name, else the first one heard."""
-    heard_name: str
-    source: str
-    description: str
-    fingerprint: str | None
-    merged_into: str | None
+    version: int
+    canonical: Mapping[str, Record]
+    """For ids that are not simply themselves: the agent that each of them is."""
+    refused: Mapping[str, str]
+    """For ids whose sketch cannot be used: why. They are registered all the same."""
 
 
-class UnknownAgentError(LookupError):
-    """No agent of the organisation has this id."""
+@dataclass(frozen=True, slots=True)
+class Rulings:
+    """What was ruled since a version, oldest first, as of `version`."""
+
+    version: int
+    canonical: Mapping[str, Record]
+    more: bool
 
 
-class MergeRefusedError(ValueError):
-    """The merge makes no sense; the text says why."""
-
-
-class Names:
-    """What an organisation's registry said at one moment: who stands for whom, and how they are called."""
-
-    def __init__(self, records: Iterable[Record]) -> None:
-        self.records: Final[Mapping[str, Record]] = {record.id: record for record in records}
-        self.aliases: Final[Mapping[str, str]] = {
-            record.id: self._root(record.id) for record in self.records.values() if record.merged_into
-        }
-        """Every merged id and the id it now stands for."""
-        self._members: dict[str, list[str]] = {}
-        for alias, root in self.aliases.items():
-            self._members.setdefault(root, []).append(alias)
-
-    def canonical(self, agent_id: str) -> str:
-        """The id that stands for this one; itself when it was not merged."""
-        return self.aliases.get(agent_id, agent_id)
-
-    def name(self, agent_id: str, heard: str = "") -> str:
-        """What the agent is called, else what the span says, else the start of its id."""
-        record = self.records.get(self.canonical(agent_id))
-        return (record.name if record else "") or heard or agent_id[:8]
-
-    def merged_ids(self, agent_id: str) -> Sequence[str]:
-        """The ids that stand for this canonical one, sorted."""
-        return sorted(self._members.get(agent_id, ()))
-
-    def ids(self, agent_id: str) -> list[str]:
-        """Every id under which spans of this agent are stored."""
-        root = self.canonical(agent_id)
-        return [root, *self.merged_ids(root)]
-
-    def ids_named(self, name: str) -> list[str]:
-        """Every id under which spans of the agents with this name (any case; today's or the first one) are stored."""
-        key = name_key(name)
-        found = {
-            member
-            for record in self.records.values()
-            if key in (name_key(record.name), name_key(record.heard_name))
-            for member in self.ids(record.id)
-        }
-        return sorted(found)
-
-    def _root(self, agent_id: str) -> str:
-        seen = {agent_id}
-        while (record := self.records.get(agent_id)) and record.merged_into and record.merged_into not in seen:
-            agent_id = record.merged_into
-            seen.add(agent_id)
-        return agent_id
+@dataclass(slots=True)
+class _Snapshot:
+    names: Names
+    checked_at: float
 
 
 class Registry:
@@ -115,72 +93,103 @@ class Registry:
 
     def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
+        self._prompts = Prompts(metadata)
         self._lock = threading.Lock()
-        self._names: dict[str, tuple[float, Names]] = {}
+        self._snapshots: dict[str, _Snapshot] = {}
+        self._changes: dict[str, int] = {}
+        """How many changes of ours each organisation has seen: a snapshot read across one is out of date."""
 
-    def names(self, organisation: str) -> Names:
-        """The organisation's registry as of now."""
+    # --- reading ---------------------------------------------------------------------------------------------------
+    def names(self, organisation: str, *, now: bool = False) -> Names:
+        """The organisation's registry, with every decision made here, and others' of two seconds ago (`now`: all)."""
         with self._lock:
-            made, names = self._names.get(organisation, (0.0, None))
-        if names is not None and time.monotonic() - made < _NAMES_TTL_S:
-            return names
+            known = self._snapshots.get(organisation)
+            changes = self._changes.get(organisation, 0)
         started = time.monotonic()
-        table = db.agents
-        with self._metadata.reading() as connection:
-            rows = connection.execute(select(table).where(table.c.organisation == organisation)).all()
-        names = Names(
-            Record(
-                row.id,
-                row.operator_name or row.name,
-                row.name,
-                row.source,
-                row.description,
-                row.fingerprint,
-                row.merged_into,
-            )
-            for row in rows
-        )
+        if known is not None and not now and started - known.checked_at < _NAMES_TTL_S:
+            return known.names
+        names = self._read(organisation, known.names if known else None)
         with self._lock:
-            self._names[organisation] = (started, names)
+            newest = self._snapshots.get(organisation)
+            if newest is None or newest.names.version <= names.version:
+                in_time = self._changes.get(organisation, 0) == changes
+                self._snapshots[organisation] = _Snapshot(names, started if in_time else -_NAMES_TTL_S)
         return names
 
+    def rulings(self, organisation: str, since: int | None) -> Rulings:
+        """What was merged, split or renamed after version `since`; nothing when that is None.
+
+        A version that is not reached yet, as after a database was restored, is taken for 0: everything ever ruled.
+        """
+        names = self.names(organisation, now=True)
+        if since is None or since == names.version:
+            return Rulings(names.version, {}, more=False)
+        table = db.agents
+        query = (
+            select(table.c.id, table.c.ruled_version)
+            .where(
+                table.c.organisation == organisation,
+                table.c.ruled_version > (since if since < names.version else 0),
+                table.c.ruled_version <= names.version,
+            )
+            .order_by(table.c.ruled_version)
+            .limit(MAX_RULINGS + 1)
+        )
+        with self._metadata.reading() as connection:
+            rows = connection.execute(query).all()
+        page = rows[:MAX_RULINGS]
+        more = len(rows) > len(page)
+        return Rulings(
+            version=page[-1].ruled_version if more else names.version,
+            canonical={row.id: names.records[names.canonical(row.id)] for row in page},
+            more=more,
+        )
+
+    # --- what is told ------------------------------------------------------------------------------------------------
     def saw(self, sightings: Iterable[Sighting]) -> None:
         """Records agents that are new or that got a name; costs nothing for those already known."""
-        news: dict[tuple[str, str], Sighting] = {}
+        news: dict[str, dict[str, Sighting]] = {}
         for sighting in sightings:
             known = self.names(sighting.organisation).records.get(sighting.id)
             if known is None or _tells_more(sighting, known.heard_name, known.fingerprint):
-                news[sighting.organisation, sighting.id] = sighting
-        if not news:
-            return
-        table = db.agents
-        with self._metadata.writing() as connection:
-            for sighting in news.values():
-                mine = (table.c.organisation == sighting.organisation, table.c.id == sighting.id)
-                known = connection.execute(select(table.c.name, table.c.fingerprint).where(*mine)).first()
-                if known is None:
-                    connection.execute(
-                        insert(table).values(
-                            organisation=sighting.organisation,
-                            id=sighting.id,
-                            name=sighting.name[:MAX_TEXT],
-                            source=sighting.source,
-                            description="",
-                            fingerprint=sighting.fingerprint,
-                            first_seen=int(time.time()),
-                        )
-                    )
-                elif _tells_more(sighting, known.name, known.fingerprint):
-                    connection.execute(
-                        update(table)
-                        .where(*mine)
-                        .values(
-                            name=sighting.name[:MAX_TEXT] or known.name,
-                            fingerprint=sighting.fingerprint or known.fingerprint,
-                        )
-                    )
-        self._forget({organisation for organisation, _ in news})
+                news.setdefault(sighting.organisation, {})[sighting.id] = sighting
+        for organisation, latest in news.items():
+            with self._changing(organisation) as change:
+                _note(change, latest.values())
 
+    def announce(self, organisation: str, sightings: Sequence[Sighting]) -> Answer:
+        """Records agents that a process met, and puts prompts that resemble a known one under its agent."""
+        refused: dict[str, str] = {}
+        sketches: dict[str, Sketch] = {}
+        names = self.names(organisation)
+        news: dict[str, Sighting] = {}
+        for sighting in sightings:
+            known = names.records.get(sighting.id)
+            if known is None or _tells_more(sighting, known.heard_name, known.fingerprint):
+                news[sighting.id] = sighting
+            if sighting.source != "fingerprint":
+                continue
+            if sighting.sketch is not None and (known is None or not known.sketched):
+                try:
+                    sketches[sighting.id] = _decoded(sighting.sketch)
+                except ValueError as error:
+                    refused[sighting.id] = f"sketch: {error}"
+            if sighting.id in sketches or (sighting.counted_under and (known is None or known.ruled_by is None)):
+                news[sighting.id] = sighting
+        if news:
+            with self._prompts.of(organisation) as book, self._changing(organisation) as change:
+                book.catch_up(change.connection)
+                _note(change, news.values())
+                _judge(change, book, news.values(), sketches)
+        names = self.names(organisation)
+        canonical = {
+            sighting.id: names.records[names.canonical(sighting.id)]
+            for sighting in sightings
+            if _is_news(sighting, names)
+        }
+        return Answer(names.version, canonical, refused)
+
+    # --- operators' decisions ----------------------------------------------------------------------------------------
     def describe(
         self, organisation: str, agent_id: str, *, name: str | None = None, description: str | None = None
     ) -> None:
@@ -190,16 +199,15 @@ class Registry:
             UnknownAgentError: there is no such agent.
             ValueError: a text is too long.
         """
-        values: dict[str, str | None] = {}
-        for column, text in (("operator_name", name), ("description", description)):
-            if text is None:
-                continue
-            if len(text) > MAX_TEXT:
-                raise ValueError(f"{'name' if column == 'operator_name' else column} is over {MAX_TEXT} characters")
-            values[column] = text.strip() or (None if column == "operator_name" else "")
-        record = self._existing(organisation, agent_id)
-        if values:
-            self._update(organisation, record.id, values)
+        for what, given in (("name", name), ("description", description)):
+            if given is not None and len(given) > MAX_TEXT:
+                raise ValueError(f"{what} is over {MAX_TEXT} characters")
+        with self._changing(organisation) as change:
+            row = change.row(agent_id)
+            if description is not None and description.strip() != row.description:
+                change.set(agent_id, description=description.strip())
+            if name is not None and (name.strip() or None) != row.operator_name:
+                change.rule(agent_id, operator_name=name.strip() or None)
 
     def merge(self, organisation: str, agent_id: str, into: str) -> None:
         """Makes every call of one agent, past and future, a call of the other.
@@ -208,41 +216,122 @@ class Registry:
             UnknownAgentError: there is no such agent.
             MergeRefusedError: an agent would, in the end, be merged into itself.
         """
-        record, target = self._existing(organisation, agent_id), self._existing(organisation, into)
-        if self.names(organisation).canonical(target.id) == record.id:
-            raise MergeRefusedError(f"agent {into} is itself, or is merged into, agent {agent_id}")
-        self._update(organisation, record.id, {"merged_into": target.id})
+        with self._changing(organisation) as change:
+            change.merge(agent_id, into)
 
     def unmerge(self, organisation: str, agent_id: str) -> None:
-        """Undoes `merge`.
+        """Takes an agent out of the one it is merged into, or a prompt out of those merged into it, for good.
 
         Raises:
             UnknownAgentError: there is no such agent.
-            MergeRefusedError: it is not merged.
+            MergeRefusedError: it stands alone already.
         """
-        if self._existing(organisation, agent_id).merged_into is None:
-            raise MergeRefusedError(f"agent {agent_id} is not merged into another")
-        self._update(organisation, agent_id, {"merged_into": None})
+        with self._changing(organisation) as change:
+            change.split(agent_id)
 
-    def _existing(self, organisation: str, agent_id: str) -> Record:
-        self._forget({organisation})
-        record = self.names(organisation).records.get(agent_id)
-        if record is None:
-            raise UnknownAgentError(f"there is no agent {agent_id}")
-        return record
+    # ---------------------------------------------------------------------------------------------------------------
+    @contextmanager
+    def _changing(self, organisation: str) -> Generator[Change, None, None]:
+        try:
+            with self._metadata.writing() as connection:
+                change = Change(connection, organisation)
+                yield change
+                change.finish()
+        finally:
+            with self._lock:
+                self._changes[organisation] = self._changes.get(organisation, 0) + 1
+                if organisation in self._snapshots:
+                    self._snapshots[organisation] = replace(self._snapshots[organisation], checked_at=-_NAMES_TTL_S)
 
-    def _update(self, organisation: str, agent_id: str, values: Mapping[str, str | None]) -> None:
-        table = db.agents
-        with self._metadata.writing() as connection:
-            connection.execute(
-                update(table).where(table.c.organisation == organisation, table.c.id == agent_id).values(**values)
+    def _read(self, organisation: str, known: Names | None) -> Names:
+        """The registry as the database has it, by reading what is new."""
+        table, versions = db.agents, db.organisations
+        columns = [column for column in table.c if column is not table.c.sketch]
+        query = select(*columns, table.c.sketch.is_not(None).label("sketched")).where(
+            table.c.organisation == organisation
+        )
+        with self._metadata.reading() as connection:
+            # The version first: rows that change in between are newer than it says, and are read once more next time.
+            version = connection.execute(
+                select(versions.c.version).where(versions.c.organisation == organisation)
+            ).scalar()
+            version = version or 0
+            if known is not None and known.version == version:
+                return known
+            if known is not None:
+                query = query.where(table.c.changed_version > known.version)
+            rows = connection.execute(query).all()
+        records = dict(known.records) if known is not None else {}
+        for row in rows:
+            records[row.id] = Record(
+                id=row.id,
+                name=row.operator_name or row.name,
+                heard_name=row.name,
+                source=row.source,
+                description=row.description,
+                fingerprint=row.fingerprint,
+                merged_into=row.merged_into,
+                first_seen=row.first_seen,
+                sketched=row.sketched,
+                ruled_by=row.ruled_by,
+                ruled_on=row.ruled_on,
+                split_from=row.split_from,
             )
-        self._forget({organisation})
+        return Names(version, records)
 
-    def _forget(self, organisations: Iterable[str]) -> None:
-        with self._lock:
-            for organisation in organisations:
-                self._names.pop(organisation, None)
+
+# --- noting and judging ----------------------------------------------------------------------------------------------
+def _note(change: Change, sightings: Iterable[Sighting]) -> None:
+    """Writes down who is new, and what is new of the others."""
+    latest = {sighting.id: sighting for sighting in sightings}
+    rows = change.rows(latest.keys())
+    for sighting in latest.values():
+        row, name = rows.get(sighting.id), sighting.name[:MAX_TEXT]
+        if row is None:
+            change.add(sighting.id, name=name, source=sighting.source, fingerprint=sighting.fingerprint)
+        elif _tells_more(sighting, row.name, row.fingerprint):
+            change.set(sighting.id, name=name or row.name, fingerprint=sighting.fingerprint or row.fingerprint)
+
+
+def _judge(change: Change, book: Book, sightings: Iterable[Sighting], sketches: Mapping[str, Sketch]) -> None:
+    """Puts each prompt under the agent of the nearest known one, else of the one its process counts it under."""
+    latest = {sighting.id: sighting for sighting in sightings}
+    rows = change.rows(latest.keys())
+    for agent_id, sighting in latest.items():
+        row, sketch = rows[agent_id], sketches.get(agent_id)
+        if row.source != "fingerprint":
+            continue
+        near = book.nearest(sketch) if sketch is not None and not row.sketched else None
+        leader = change.leader(near or sighting.counted_under or agent_id)
+        noted: dict[str, object] = {} if sketch is None or row.sketched else {"sketch": sighting.sketch}
+        if leader is not None and _is_free(row) and change.root(leader) != agent_id:
+            change.rule(agent_id, merged_into=leader, ruled_by="sketch", ruled_on=int(time.time()), **noted)
+        elif noted:
+            change.set(agent_id, **noted)
+        if noted and sketch is not None and sighting.sketch is not None:
+            book.add(agent_id, sketch, len(sighting.sketch))
+
+
+def _is_free(row: Row[Any]) -> bool:
+    """Whether an agent may be put under another by itself: nobody ruled on it, or gave it a name or a description."""
+    return not (row.ruled_by or row.merged_into or row.operator_name or row.description)
+
+
+def _decoded(sketch: str) -> Sketch:
+    if len(sketch) > MAX_SKETCH:
+        raise ValueError(f"it is over {MAX_SKETCH} characters")
+    return Sketch.decode(sketch)
+
+
+def _is_news(sighting: Sighting, names: Names) -> bool:
+    """Whether a process has to be told what this id stands for: not where it is just itself, as it would assume."""
+    known, agent = names.records[sighting.id], names.records[names.canonical(sighting.id)]
+    return (
+        agent.id != sighting.id
+        or agent.name != agent.heard_name
+        or known.ruled_by == "operator"
+        or sighting.counted_under not in (None, sighting.id)
+    )
 
 
 def _tells_more(sighting: Sighting, name: str, fingerprint: str | None) -> bool:

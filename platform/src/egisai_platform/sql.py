@@ -128,6 +128,8 @@ DETAIL: Final = (
 FILTERS: Final = {
     "agent_ids": "agent_id IN {agent_ids:Array(String)}",
     "named_ids": "agent_id IN {named_ids:Array(String)}",
+    "fingerprint": "fingerprint = {fingerprint:String}",
+    "fingerprints": "fingerprint IN {fingerprints:Array(String)}",
     "user_id": "user_id = {user_id:String}",
     "session_id": "session_id = {session_id:String}",
     "workflow_id": "workflow_id = {workflow_id:String}",
@@ -176,6 +178,12 @@ def agents(filters: Sequence[str], *, has_aliases: bool) -> str:
 SELECT {_canonical(has_aliases)} AS agent, {TOTALS}, any(agent_name), any(agent_source),
   groupUniqArrayIf(20)({MODEL}, {MODEL} != ''), groupUniqArrayIf(20)(fingerprint, fingerprint != '')
 {_calls(filters)} GROUP BY agent"""
+
+
+def fingerprints(filters: Sequence[str]) -> str:
+    """Calls of each prompt, and when they were."""
+    times = ", ".join(f"toUnixTimestamp64Nano({which}(start_time))" for which in ("min", "max"))
+    return f"SELECT fingerprint, count(), {times} {_calls(filters)} GROUP BY fingerprint"
 
 
 def groups(column: str, filters: Sequence[str], *, has_aliases: bool, after: bool) -> str:

@@ -48,6 +48,7 @@ _FACT_WORDS: Final = {
     "user_id": "user",
     "session_id": "session",
     "workflow_id": "workflow",
+    "fingerprint": "prompt",
 }
 
 _HEADERS: Final = {

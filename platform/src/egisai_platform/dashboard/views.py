@@ -14,10 +14,12 @@ from egisai_platform.dashboard import charts
 from egisai_platform.dashboard.access import FormRefusedError, local, read_form
 from egisai_platform.dashboard.messages import is_message, messages, written
 from egisai_platform.dashboard.page import Ask, begin, finish, html, render, theme, trouble
-from egisai_platform.model import Agent, Filter, Page
+from egisai_platform.model import Agent, AgentDetail, Filter, Page
 from egisai_platform.registry import MergeRefusedError, Registry, UnknownAgentError
 
 PAGE_ITEMS: Final = 50
+PROMPTS: Final = 20
+"""Prompts shown with an agent before one asks for all."""
 TRACE_CALLS: Final = 200
 """Calls of the same trace listed below a call."""
 
@@ -49,18 +51,54 @@ def agent(ask: Ask) -> Response:
         return _missing(ask, "agent")
     if found.id != agent_id:  # merged into another
         return finish(RedirectResponse(ask.address.agent(found.id), 303))
+    if ask.operates and ask.address.get("do") == "merge":
+        return _choose(ask, found)
+    if ask.operates and ask.address.get("do") == "split":
+        return _confirm(ask, found)
     where = Filter(agent_id=found.id, since=ask.where.since, until=ask.where.until)
     users = ask.reader.users(ask.organisation, where, limit=40)
+    whole = ask.address.get("show") == "all"
     return render(
         ask,
         "agent.html",
         "/agents",
         agent=found,
+        prompts=found.prompts if whole else found.prompts[:PROMPTS],
         users=users.items,
         more_users=users.next_cursor is not None,
         recent=ask.reader.calls(ask.organisation, where, limit=20).items,
         done=_DONE.get(ask.address.get("done"), ""),
     )
+
+
+def _choose(ask: Ask, agent: AgentDetail) -> Response:
+    """The page on which an operator says into which agent this one is merged."""
+    sought = ask.address.get("q").strip()
+    found = [
+        other
+        for other in ask.reader.agents(ask.organisation, Filter())
+        if other.id != agent.id and (sought.casefold() in other.name.casefold() or other.id.startswith(sought.lower()))
+    ]
+    found.sort(key=lambda other: (-other.totals.calls, other.name.casefold(), other.id))
+    return render(
+        ask,
+        "merge.html",
+        "/agents",
+        agent=agent,
+        sought=sought,
+        others=found[:PAGE_ITEMS],
+        more=len(found) - PAGE_ITEMS,
+    )
+
+
+def _confirm(ask: Ask, agent: AgentDetail) -> Response:
+    """The page that says what splitting a prompt off means, and does it."""
+    whole = ask.reader.agent(ask.organisation, agent.id, Filter()) or agent
+    prompt = next((prompt for prompt in whole.prompts if prompt.agent_id == ask.address.get("prompt")), None)
+    if prompt is None or (prompt.own and not whole.merged_ids):
+        problem = f"There is no such prompt of the agent {agent.name}; it may have been split off already."
+        return trouble(ask.request, 404, "Not found", problem, (ask.address.agent(agent.id), "Back to the agent"))
+    return render(ask, "split.html", "/agents", agent=whole, prompt=prompt)
 
 
 def calls(ask: Ask) -> Response:
@@ -143,11 +181,12 @@ _DONE: Final = {
     "describe": "Description saved.",
     "merge": "Merged. This agent now stands for both.",
     "unmerge": "The merge is undone.",
+    "split": "Split off. This is an agent of its own now, and stays one.",
 }
 
 
 async def change_agent(request: Request) -> Response:
-    """Rename, describe, merge or unmerge an agent, then show it."""
+    """Rename, describe, merge, unmerge or split an agent, then show it."""
     ask = await run_in_threadpool(begin, request)
     if isinstance(ask, Response):
         return ask
@@ -181,6 +220,9 @@ def _decide(registry: Registry, organisation: str, agent_id: str, form: dict[str
         return into
     elif action == "unmerge":
         registry.unmerge(organisation, form.get("merged", ""))
+    elif action == "split":
+        registry.unmerge(organisation, form.get("prompt", ""))
+        return form["prompt"]
     else:
         raise ValueError(f"{action!r} is not something to do with an agent")
     return agent_id
