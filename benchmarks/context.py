@@ -269,7 +269,7 @@ def new_agents(rounds: int) -> None:
     figures: dict[tuple[int, str], list[tuple[float, float]]] = {}
     with slow_platform() as base_url:
         for turn, threads in itertools.product(range(-1, rounds), (1, THREADS)):
-            announcer = Announcer(base_url, {}, {"app": "bench", "env": "bench"}, lambda _: None)
+            announcer = Announcer(base_url, {}, {"app": "bench", "env": "bench"}, lambda *_: None)
             attribution.use(attribution.Attribution(on_sighting=announcer.put))
             names = [f"agent {turn}-{threads}-{i}" for i in range(AGENTS * THREADS)]
             for kind in ("new", "met before"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from opentelemetry.context import Context
@@ -11,12 +12,13 @@ from . import semconv
 from .context import NO_FACTS, Facts, is_own
 from .fingerprint import Fingerprint
 from .identity import Identity, Source, agent_id, is_uuid
-from .prompts import Prompts
+from .prompts import Prompts, Template
 
 if TYPE_CHECKING:
     from .fingerprint.sketch import Sketch
 
 _MAX_KNOWN: Final = 16_384  # identities remembered; past that the memo starts anew, ids do not change
+_MAX_RULINGS: Final = 16_384  # of the platform that are remembered, the newest, about 400 bytes each
 
 _PROMPT: Final = "fingerprint"
 _HERITABLE: Final = frozenset({"framework", "fingerprint"})
@@ -33,6 +35,8 @@ class Sighting(NamedTuple):
     sketch: Sketch | None = None
     under: str | None = None
     """Id of the agent under which this process counts a prompt that is like another."""
+    prompts: int = 1
+    """From how many prompts the sketch was learnt."""
 
 
 class Attribution:
@@ -49,6 +53,7 @@ class Attribution:
         self.on_sighting = on_sighting
         self._app_name = app
         self._known: dict[tuple[str | None, str], Identity] = {}
+        self._told: set[tuple[str | None, str]] = set()
         self._canonical: dict[str, Identity] = {}
         self._prompts = Prompts()
 
@@ -80,31 +85,27 @@ class Attribution:
         return known if known is not None else self._placed(prompt)
 
     def _placed(self, prompt: Fingerprint) -> Identity:
+        known, rulings = self._known, self._canonical
         own = Identity(agent_id(self.organisation, _PROMPT, prompt.digest), prompt.name, _PROMPT, prompt.digest)
-        ruling = self._canonical.get(own.id)
-        place = self._prompts.place(own.id, prompt, apart=ruling is not None)
+        place = self._prompts.place(own.id, prompt, rulings)
         if place.leader is None:
             return self.app()
-        if ruling is None and place.is_news:
-            under = place.leader if place.leader != own.id else None
-            self._tell(Sighting(own, prompt.digest, prompt.digest, prompt.sketch, under))
+        if place.is_news:
+            self._tell_prompt(own.id, prompt, place.leader)
         if place.joined:
             self._known = {}
-            for joined, first in place.joined:
-                self._tell(
-                    Sighting(
-                        Identity(joined, first.name, _PROMPT, first.digest),
-                        first.digest,
-                        first.digest,
-                        first.sketch,
-                        place.leader,
-                    )
-                )
+        for joined, first in place.joined:
+            self._tell_prompt(joined, first, place.leader)
+        if place.learnt is not None:
+            self._tell_prompt(place.leader, place.learnt.first, place.leader, place.learnt.prompts)
         identity = own._replace(id=place.leader, name=place.name, fingerprint=place.digest)
-        ruling = ruling or self._canonical.get(place.leader)
-        if ruling is not None:
-            identity = identity._replace(id=ruling.id, name=ruling.name)
-        return self._remember((None, prompt.digest), identity)
+        ruling = rulings.get(own.id) or rulings.get(place.leader)
+        return self._remember(known, (None, prompt.digest), identity if ruling is None else _ruled(identity, ruling))
+
+    def _tell_prompt(self, own_id: str, prompt: Fingerprint, leader: str, prompts: int = 1) -> None:
+        identity = Identity(own_id, prompt.name, _PROMPT, prompt.digest)
+        under = leader if leader != own_id else None
+        self._tell(Sighting(identity, prompt.digest, prompt.digest, prompt.sketch, under, prompts))
 
     def app(self) -> Identity:
         """The agent that the process is, where nothing finer is known."""
@@ -112,30 +113,81 @@ class Attribution:
 
     # --- what the platform says ------------------------------------------------------------------------------------
 
-    def learn(self, canonical: Mapping[str, tuple[str, str]]) -> None:
-        """From now on, ids on the left are the agents `(id, name)` on the right: an operator merged or renamed them."""
+    def learn(self, canonical: Mapping[str, tuple[str, str]], afresh: bool = False) -> None:
+        """From now on, ids on the left are the agents `(id, name)` on the right: an operator merged, split or renamed.
+
+        An id that is itself is no other agent, whatever this process thinks that its prompt is like. With `afresh`,
+        what was learnt before does not hold any more.
+        """
+        rulings = {} if afresh else self._canonical.copy()
         for old, (new, name) in canonical.items():
-            self._canonical[old] = Identity(new, name, "id")
+            rulings.pop(old, None)
+            rulings[old] = Identity(new, name or None, "id")
+        for old in list(rulings)[: max(0, len(rulings) - _MAX_RULINGS)]:
+            del rulings[old]
+        if rulings != self._canonical:
+            self._canonical = rulings
+            self._known = {}
+
+    @property
+    def rulings(self) -> Mapping[str, tuple[str, str]]:
+        """What was learnt so far, the oldest first."""
+        return {old: (identity.id, identity.name or "") for old, identity in self._canonical.items()}
+
+    # --- from one process to the next --------------------------------------------------------------------------------
+
+    @property
+    def revision(self) -> tuple[object, int]:
+        """Equal to what it was before while there is nothing new to remember."""
+        return self._canonical, self._prompts.revision
+
+    def templates(self) -> list[Template]:
+        """The prompts' agents, those first that are most worth remembering."""
+        return self._prompts.remembered()
+
+    def remember(self, templates: Iterable[tuple[Fingerprint, int, bool, str]]) -> None:
+        """Begin with what an earlier process knew: prompt, from how many it learnt, whether it came again, sketch."""
+        self._prompts = Prompts(
+            Template(agent_id(self.organisation, _PROMPT, first.digest), first, prompts, again, encoded)
+            for first, prompts, again, encoded in templates
+        )
+
+    def after_fork(self) -> None:
+        """In a forked child: knows what the parent knew, and tells the platform itself."""
         self._known = {}
+        self._told = set()
+        self._prompts = self._prompts.anew()
+
+    # -----------------------------------------------------------------------------------------------------------------
 
     def _tell(self, sighting: Sighting) -> None:
         if self.on_sighting is not None:
             self.on_sighting(sighting)
 
     def _met(self, key: tuple[str | None, str], sighting: Sighting) -> Identity:
-        identity = sighting.identity
-        ruling = self._canonical.get(identity.id)
-        if ruling is None:
+        known, ruling = self._known, self._canonical.get(sighting.identity.id)
+        if key not in self._told:
+            if len(self._told) >= _MAX_KNOWN:
+                self._told = set()
+            self._told.add(key)
             self._tell(sighting)
-        else:
-            identity = ruling._replace(source=identity.source)
-        return self._remember(key, identity)
+        identity = sighting.identity
+        return self._remember(known, key, identity if ruling is None else _ruled(identity, ruling))
 
-    def _remember(self, key: tuple[str | None, str], identity: Identity) -> Identity:
-        if len(self._known) >= _MAX_KNOWN:
-            self._known = {}
-        self._known[key] = identity
+    def _remember(
+        self, known: dict[tuple[str | None, str], Identity], key: tuple[str | None, str], identity: Identity
+    ) -> Identity:
+        """Keep it in what was `_known` before rulings were read: where newer ones came since, it goes with that."""
+        if len(known) >= _MAX_KNOWN:
+            known = self._known = {}
+        known[key] = identity
         return identity
+
+
+def _ruled(identity: Identity, ruling: Identity) -> Identity:
+    """The agent that somebody is by a ruling; never with the name of another."""
+    own = identity.name if ruling.id == identity.id else None
+    return identity._replace(id=ruling.id, name=ruling.name or own)
 
 
 # --- the one of this process -----------------------------------------------------------------------------------------
@@ -152,6 +204,14 @@ def use(attribution: Attribution) -> None:
     """Make `attribution` the process's."""
     global _current
     _current = attribution
+
+
+def _after_fork_in_child() -> None:
+    _current.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 # --- from identity to span -----------------------------------------------------------------------------------------

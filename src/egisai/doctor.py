@@ -33,7 +33,7 @@ from opentelemetry.context import attach, get_current, set_value
 
 from .announce import NoRedirect
 from .runtime import diagnostics
-from .settings import ConfigurationError, Settings
+from .settings import ConfigurationError, Settings, spool_dir
 
 __all__ = ["Finding", "Level", "examine", "exit_code", "rendered"]
 
@@ -428,7 +428,7 @@ def _unreachable(url: str, exc: Exception, timeout_s: float) -> Finding:
 
 
 def _spool(settings: Settings | None) -> Iterator[Finding]:
-    root = _spool_dir()
+    root = spool_dir()
     if settings is None or settings.base_url is None:
         if root is None or not root.is_dir():
             return
@@ -446,19 +446,6 @@ def _spool(settings: Settings | None) -> Iterator[Finding]:
     yield from waiting
     if not waiting:
         yield Finding("spool.waiting", "ok", f"nothing waits in {root}")
-
-
-def _spool_dir() -> Path | None:
-    """As documented in exporter/README.md."""
-    given, state = os.environ.get("EGISAI_SPOOL_DIR", ""), os.environ.get("XDG_STATE_HOME", "")
-    try:
-        if given:
-            return Path(given).expanduser().absolute()
-        if state and Path(state).is_absolute():
-            return Path(state, "egisai", "spool")
-        return Path.home() / ".local" / "state" / "egisai" / "spool"
-    except RuntimeError:
-        return None
 
 
 def _directories(path: Path) -> list[Path]:
@@ -536,8 +523,29 @@ def _process() -> Iterator[Finding]:
         yield Finding(f"process.dropped.{reason}", "problem", f"spans dropped as {reason}: {spans}", advice)
     if exporter.get("last_error"):
         yield Finding("process.last_error", "warning", f"the last delivery failed: {exporter['last_error']}")
+    yield from _agents(told["announcements"])
     for reason, count in told["counts"].items():
         yield Finding("process.count", "warning", f"{reason}: {count}", "the log says more, at the first time")
+
+
+def _agents(told: Mapping[str, Any] | None) -> Iterator[Finding]:
+    """What this process told the platform of its agents, and what it heard."""
+    if told is None:
+        return
+    polled = told["last_poll_s"]
+    asked = "never" if polled is None else f"{_duration(max(0.0, time.time() - polled))} ago"
+    what = f"agents announced: {told['announced']}, waiting: {told['waiting']}, rulings heard: {told['rulings']}"
+    if told["version"] is not None:
+        what += f", as of version {told['version']}"
+    yield Finding("process.agents", "ok", f"{what}; last asked {asked}")
+    if told["last_error"]:
+        advice = "calls are attributed all the same; what an operator rules is heard later"
+        yield Finding("process.agents.last_error", "warning", f"agents: {told['last_error']}", advice)
+    if told["cache_error"]:
+        advice = "the next process begins without what this one learns; see EGISAI_SPOOL_DIR"
+        yield Finding("process.agents.cache", "warning", f"not kept: {told['cache_error']}", advice)
+    elif told["cache"] is not None:
+        yield Finding("process.agents.cache", "ok", f"what is learnt of agents is kept in {told['cache']}")
 
 
 # --- for people ------------------------------------------------------------------------------------------------------

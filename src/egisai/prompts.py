@@ -15,10 +15,12 @@ text that never came again, it is put under that template's agent: what it was c
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .fingerprint import Fingerprint
 from .guard import count, log_once
+from .identity import Identity
 
 if TYPE_CHECKING:
     from .fingerprint.sketch import Comparison, Index, Sketch
@@ -29,6 +31,10 @@ program that should name its agents."""
 
 _MAX_TOLD: Final = 64
 """Prompts of one agent that the platform is told of, so that an operator can look at them and split them."""
+
+_WELL_KNOWN: Final = (3, 16)
+"""Prompts from which an agent's template was learnt, at which the platform is told of it: two processes whose first
+prompts differ in what nobody can tell apart then still meet there."""
 
 _ONE_OFFS: Final = 8
 """Prompts that differ in whole sentences and were each seen once: so many are not roles, which come again."""
@@ -43,6 +49,7 @@ class Place(NamedTuple):
         digest: of the prompt itself where the platform is told of it, else of the one by which the agent is known.
         is_news: whether the platform should hear of this prompt.
         joined: agents, by id and first prompt, that turned out to be this one.
+        learnt: the agent's template, when the platform should hear of it.
     """
 
     leader: str | None
@@ -50,19 +57,44 @@ class Place(NamedTuple):
     digest: str
     is_news: bool
     joined: tuple[tuple[str, Fingerprint], ...] = ()
+    learnt: Template | None = None
+
+
+class Template(NamedTuple):
+    """What is known of an agent, for other processes.
+
+    Attributes:
+        id: the agent's.
+        first: the prompt by which it is known, with the sketch of what was learnt since.
+        prompts: from how many it was learnt.
+        comes_again: whether the first was met more than once.
+        encoded: the sketch, where it was not decoded yet.
+    """
+
+    id: str
+    first: Fingerprint
+    prompts: int
+    comes_again: bool
+    encoded: str | None = None
 
 
 class _Group:
     """What is known of one agent."""
 
-    __slots__ = ("comes_again", "first", "prompts", "sketch", "told")
+    __slots__ = ("comes_again", "first", "is_met", "prompts", "sketch", "told", "told_at")
 
-    def __init__(self, first: Fingerprint) -> None:
+    def __init__(self, first: Fingerprint, prompts: int = 1, *, comes_again: bool = False) -> None:
         self.first = first
         self.sketch = first.sketch
-        self.prompts = 1
-        self.comes_again = False
+        self.prompts = prompts
+        self.comes_again = comes_again
+        self.is_met = False  # by this process, and not only by one before it
         self.told: set[str] = set()
+        self.told_at = 1
+
+    def template(self, own_id: str) -> Template:
+        first = Fingerprint(self.first.digest, self.first.name, self.sketch)
+        return Template(own_id, first, self.prompts, self.comes_again)
 
     @property
     def is_one_off(self) -> bool:
@@ -72,35 +104,85 @@ class _Group:
 class Prompts:
     """The prompts that this process met. Safe to use from many threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, remembered: Iterable[Template] = ()) -> None:
         self._lock = threading.Lock()
+        self._remembered = tuple(remembered)  # until the first prompt comes: decoding takes time
         self._groups: dict[str, _Group] = {}
         self._joined: dict[str, str] = {}
         self._index: Index | None = None
+        self.revision = 0
+        """Moves when there is more to remember."""
 
-    def place(self, own_id: str, prompt: Fingerprint, *, apart: bool = False) -> Place:
-        """Where the prompt, whose agent would have `own_id`, belongs; with `apart`, under nobody else."""
+    def place(self, own_id: str, prompt: Fingerprint, rulings: Mapping[str, Identity]) -> Place:
+        """Where the prompt, whose agent would have `own_id`, belongs, given what was ruled of which id."""
         with self._lock:
-            leader = self._joined.get(own_id, own_id)
+            if self._remembered:
+                self._restore()
+            leader = self._leader(own_id)
             joined: list[tuple[str, Fingerprint]] = []
+            if leader != own_id and _contradicts(rulings, own_id, leader):
+                del self._joined[own_id]
+                leader = own_id
             if leader in self._groups:
                 self._groups[leader].comes_again = True
-            elif apart or prompt.sketch is None:
+            elif prompt.sketch is None:
                 if not self._lead(own_id, prompt):
                     return Place(None, prompt.name, prompt.digest, False)
             else:
-                near = self._near(prompt.sketch)
+                near = [pair for pair in self._near(prompt.sketch) if not _contradicts(rulings, own_id, pair[0])]
                 leader = self._member(near) or own_id
                 if leader == own_id and not self._lead(own_id, prompt):
                     return Place(None, prompt.name, prompt.digest, False)
-                joined = self._settle(leader, near)
-                leader = self._joined.get(leader, leader)
+                joined = self._settle(leader, [pair for pair in near if not _contradicts(rulings, pair[0], leader)])
+                leader = self._leader(leader)
             group = self._groups[leader]
+            group.is_met = True
             is_news = own_id not in group.told and len(group.told) < _MAX_TOLD
             if is_news:
                 group.told.add(own_id)
+                if own_id != leader:
+                    self._joined[own_id] = leader
             digest = prompt.digest if own_id in group.told else group.first.digest
-            return Place(leader, group.first.name, digest, is_news, tuple(joined))
+            learnt = None
+            if any(group.told_at < n <= group.prompts for n in _WELL_KNOWN):
+                group.told_at = group.prompts
+                learnt = group.template(leader)
+            return Place(leader, group.first.name, digest, is_news, tuple(joined), learnt)
+
+    def remembered(self) -> list[Template]:
+        """All that is worth keeping for the next process, those met by this one first, the best known before others."""
+        with self._lock:
+            return self._templates()
+
+    def anew(self) -> Prompts:
+        """The same knowledge in a forked child, where nobody will ever release a lock that another thread held."""
+        return Prompts(self._templates())
+
+    def _templates(self) -> list[Template]:
+        known = sorted(self._groups.items(), key=lambda item: (not item[1].is_met, -item[1].prompts))
+        templates = [group.template(own_id) for own_id, group in known if group.sketch is not None]
+        return [*templates, *self._remembered]
+
+    def _restore(self) -> None:
+        from .fingerprint.sketch import Index, Sketch
+
+        remembered, self._remembered = self._remembered, ()
+        self._index = self._index or Index()
+        for template in remembered:
+            first = template.first
+            if template.encoded is not None:
+                try:
+                    first = Fingerprint(first.digest, first.name, Sketch.decode(template.encoded))
+                except ValueError:  # of another version of ours
+                    count("remembered prompt not readable")
+            if first.sketch is not None and template.id not in self._groups:
+                self._groups[template.id] = _Group(first, template.prompts, comes_again=template.comes_again)
+                self._index.add(template.id, first.sketch)
+
+    def _leader(self, own_id: str) -> str:
+        while own_id in self._joined:
+            own_id = self._joined[own_id]
+        return own_id
 
     def _near(self, sketch: Sketch) -> list[tuple[str, Comparison]]:
         """The groups most like a prompt, best first."""
@@ -121,6 +203,8 @@ class Prompts:
 
     def _learn(self, key: str, group: _Group, found: Comparison) -> None:
         group.prompts += 1
+        if found.missing or group.prompts == 2 or group.prompts in _WELL_KNOWN:
+            self.revision += 1
         if found.missing and group.sketch is not None and self._index is not None:
             group.sketch = group.sketch.without(found.missing)
             self._index.add(key, group.sketch)
@@ -135,6 +219,7 @@ class Prompts:
             )
             return False
         self._groups[own_id] = _Group(prompt)
+        self.revision += 1
         if prompt.sketch is not None:
             if self._index is None:
                 from .fingerprint.sketch import Index
@@ -174,10 +259,13 @@ class Prompts:
 
         group, one = self._groups[leader], self._groups.pop(key)
         self._joined[key] = leader
-        for alias, old in self._joined.items():
-            if old == key:
-                self._joined[alias] = leader
         if self._index is not None and group.sketch is not None and one.sketch is not None:
             self._index.discard(key)
             self._learn(leader, group, compare(group.sketch, one.sketch))
         return one.first
+
+
+def _contradicts(rulings: Mapping[str, Identity], own_id: str, leader: str) -> bool:
+    """Whether somebody ruled that a prompt is not of this agent."""
+    ruling, other = rulings.get(own_id), rulings.get(leader)
+    return ruling is not None and ruling.id != (leader if other is None else other.id)

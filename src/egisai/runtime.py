@@ -31,9 +31,10 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
 from . import attribution, guard, pools, propagation, semconv
 from .announce import Announcer
+from .cache import Cache
 from .outgoing import Outgoing
 from .processor import EgisSpanProcessor
-from .settings import Settings
+from .settings import Settings, spool_dir
 
 log: Final = logging.getLogger("egisai")
 P = ParamSpec("P")
@@ -232,6 +233,12 @@ def detach(provider: trace.TracerProvider) -> None:
             pools.uninstall()
 
 
+def is_attached(provider: trace.TracerProvider) -> bool:
+    """Whether `provider`'s spans are attributed."""
+    slot = _slots.get(provider)
+    return slot is not None and slot.attributing is not None
+
+
 def ensure_attribution(*, app: str | None = None, organisation: str | None = None, api_key: str | None = None) -> None:
     """Where `init()` was not called, take organisation and app from here, else the environment; never raises."""
     with _lock:
@@ -295,7 +302,9 @@ def diagnostics() -> dict[str, Any]:
 
     Returns a dictionary of plain values: `initialised`; `settings` (the key without its secret); `tracer_provider`
     (`existing`, `made`, `given` or `none`); `instrumented` (library to version, or why not); `exporter` and
-    `announcements` (counts, what waits, the last error); `counts` (drops, refusals and failures of ours, by reason).
+    `announcements` (counts, what waits, the last error, `rulings` heard and their `version`, when the platform was
+    last asked for them in seconds since the epoch, the `cache` file and what is wrong with it); `counts` (drops,
+    refusals and failures of ours, by reason).
     """
     runtime = _runtime
     if runtime is None:
@@ -366,6 +375,7 @@ def _attribute(settings: Settings, runtime: _Runtime) -> None:
             {"Authorization": f"Bearer {settings.api_key}"},
             {"app": settings.app, "env": settings.env},
             who.learn,
+            Cache(spool_dir(), settings.base_url, who),
         )
         who.on_sighting = runtime.announcer.put
     attribution.use(who)

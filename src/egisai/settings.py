@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, cast
 from urllib.parse import urlsplit
 
@@ -86,6 +87,22 @@ class Settings:
             "context_secret": "…" if self.context_secret else None,
             "trust_inbound": "true" if self.trust_inbound else "false",
         }
+
+
+def spool_dir() -> Path | None:
+    """Where the exporter keeps what waits, and we what was learnt (`EGISAI_SPOOL_DIR`); None without a home.
+
+    As in exporter/README.md; the exporter, which does not know us, works it out by itself.
+    """
+    given, state = os.environ.get("EGISAI_SPOOL_DIR", ""), os.environ.get("XDG_STATE_HOME", "")
+    try:
+        if given:
+            return Path(given).expanduser().absolute()
+        if state and Path(state).is_absolute():
+            return Path(state, "egisai", "spool")
+        return Path.home() / ".local" / "state" / "egisai" / "spool"
+    except RuntimeError:  # no HOME and no passwd entry
+        return None
 
 
 def _given(name: str, value: object) -> str | None:

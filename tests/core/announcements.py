@@ -16,6 +16,10 @@ class Platform:
         self.requests: list[dict[str, str]] = []
         self.canonical: dict[str, dict[str, str]] = {}
         self.status: list[int] = []
+        self.version: int | None = None
+        self.rulings: list[dict[str, Any]] = []
+        """Answers to the next questions; what has none is told that there is nothing new."""
+        self.asked: list[str] = []
         self.answered = 0
         self.arrived = threading.Event()
         self.hold = threading.Event()
@@ -24,6 +28,20 @@ class Platform:
         platform = self
 
         class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                with platform._changed:
+                    answer = platform.rulings.pop(0) if platform.rulings else None
+                if answer is None:
+                    answer = {"version": int(self.path.partition("since=")[2]), "canonical": {}, "more": False}
+                reply = json.dumps(answer).encode()
+                self.send_response(answer.get("status", 200))
+                self.send_header("content-length", str(len(reply)))
+                self.end_headers()
+                self.wfile.write(reply)
+                with platform._changed:
+                    platform.asked.append(self.path)
+                    platform._changed.notify_all()
+
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 platform.arrived.set()
@@ -34,9 +52,10 @@ class Platform:
                 if status == 200 and self.path == "/v1/agents":
                     agents = json.loads(body)["agents"]
                     known = {agent["id"] for agent in agents}
-                    reply = json.dumps(
-                        {"canonical": {i: a for i, a in platform.canonical.items() if i in known}}
-                    ).encode()
+                    answer: dict[str, Any] = {"canonical": {i: a for i, a in platform.canonical.items() if i in known}}
+                    if platform.version is not None:
+                        answer["version"] = platform.version
+                    reply = json.dumps(answer).encode()
                     with platform._changed:
                         platform.agents += agents
                         platform._changed.notify_all()
@@ -65,6 +84,12 @@ class Platform:
         with self._changed:
             assert self._changed.wait_for(found, timeout_s), [agent["name"] for agent in self.agents]
             return found()[0]
+
+    def wait_for_question(self, n: int, timeout_s: float = 10) -> list[str]:
+        """The first n questions for rulings."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.asked) >= n, timeout_s), self.asked
+            return self.asked[:n]
 
     def __enter__(self) -> Platform:
         return self

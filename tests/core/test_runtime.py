@@ -397,13 +397,14 @@ def test_announcements_are_retried_and_refusals_counted(caplog: pytest.LogCaptur
     """503 and 429 are tried again; 401 is said once with what to check, and counted."""
     caplog.set_level(logging.INFO)
     with Platform() as platform:
-        announcer = Announcer(platform.url, {}, {}, lambda _: None, backoff_s=(0.01, 0.02))
+        announcer = Announcer(platform.url, {}, {}, lambda *_: None, backoff_s=(0.01, 0.02))
         who = Attribution(on_sighting=announcer.put)
         platform.status[:] = [503, 429, 500]
         who.named("late", "name")
         platform.wait_for("late", 10)
         assert announcer.flush(10)
-        assert announcer.stats() == {"announced": 1, "waiting": 0, "last_error": None}
+        told = announcer.stats()
+        assert [told[name] for name in ("announced", "waiting", "last_error")] == [1, 0, None]
         platform.status[:] = [401, 401]
         for name in ("refused", "refused too"):
             who.named(name, "name")
@@ -416,7 +417,7 @@ def test_announcements_are_retried_and_refusals_counted(caplog: pytest.LogCaptur
 def test_redirects_do_not_carry_the_key_elsewhere() -> None:
     """A redirect answered to an announcement is refused, not followed."""
     with Platform() as platform:
-        announcer = Announcer(platform.url, {"Authorization": "Bearer x"}, {}, lambda _: None)
+        announcer = Announcer(platform.url, {"Authorization": "Bearer x"}, {}, lambda *_: None)
         platform.status[:] = [307]
         Attribution(on_sighting=announcer.put).named("a", "name")
         assert announcer.flush(10)

@@ -415,6 +415,29 @@ def test_what_this_process_lost(monkeypatch: pytest.MonkeyPatch, somebody: Someb
     provider.shutdown()
 
 
+def test_what_this_process_heard_of_agents(somebody: Somebody) -> None:
+    """What was announced and ruled, as of when, where it is kept, and the last error."""
+    ruled = b'{"canonical": {"11111111-1111-5111-8111-111111111111": {"id": "x", "name": "y"}}, "version": 42}'
+    somebody.answer = lambda handler: reply(handler, 200, ruled if "agents" in handler.path else b"")
+    provider = TracerProvider()
+    egisai.init(tracer_provider=provider, quiet=True)
+    provider.get_tracer("t").start_span("s").end()
+    egisai.flush(5)
+    agents = found("process.agents").what
+    assert agents == "agents announced: 1, waiting: 0, rulings heard: 1, as of version 42; last asked never"
+    cache = Path(egisai.diagnostics()["announcements"]["cache"])
+    assert str(cache) in found("process.agents.cache").what
+    egisai.shutdown()
+    assert cache.is_file()
+    egisai.init(tracer_provider=provider, quiet=True)
+    somebody.answer = lambda handler: reply(handler, 403, b"")
+    provider.get_tracer("t").start_span("s").end()
+    egisai.flush(5)
+    assert "answered 403" in found("process.agents.last_error").what
+    egisai.shutdown()
+    provider.shutdown()
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
