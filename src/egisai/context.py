@@ -17,13 +17,13 @@ import functools
 import inspect
 import re
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from types import MethodType, TracebackType
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 from opentelemetry import baggage, trace
-from opentelemetry.context import Context, attach, create_key, get_current, set_value
+from opentelemetry.context import Context, attach, create_key, get_current
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext
 
 from . import semconv
@@ -56,6 +56,10 @@ _INHERITED: Final = (
 _OWN: Final = create_key("egisai-own")  # an `_Own`: we made this context, so what it lacks it lacks on purpose
 _HELD: Final = create_key("egisai-held")  # a `Held`, while a provider request is in flight
 _SCOPE: Final = create_key("egisai-scope")  # the innermost `context` block, a `_Scope`
+
+_NOTHING: Final[Mapping[str, object]] = {}
+_new: Final = cast("Callable[..., Any]", tuple.__new__)  # pyright: ignore[reportUnknownMemberType]
+"""Makes a named tuple of its values at half the cost of its own constructor, which is Python code."""
 
 
 class Facts(NamedTuple):
@@ -107,7 +111,7 @@ def facts_of(ctx: Context) -> Facts:
     if own.members is members:
         return own.facts
     # Somebody wrote to the baggage since: what they removed is gone, what they put in the place of ours is not ours.
-    return _facts([fact if key in members else None for key, fact in zip(_KEYS, own.facts, strict=True)])
+    return _facts([fact if members.get(key) is fact else None for key, fact in zip(_KEYS, own.facts, strict=True)])
 
 
 def held_in(ctx: Context) -> Held | None:
@@ -164,9 +168,17 @@ def with_others(ctx: Context, others: dict[str, object]) -> Context:
 
 def with_facts(ctx: Context, facts: Facts) -> Context:
     """`ctx` with these facts in its baggage, in the place of those it had."""
-    others = others_in(ctx)
-    members = others | {key: fact for key, fact in zip(_KEYS, facts, strict=True) if fact is not None}
-    return Context({**ctx, _BAGGAGE: members, _OWN: _Own(members, _facts(facts), others)})
+    return _with(ctx, facts, others_in(ctx), _NOTHING)
+
+
+def _with(ctx: Context, facts: Facts, others: dict[str, object], more: Mapping[str, object]) -> Context:
+    """`ctx` with the baggage made of `facts` and `others`, and with `more` values."""
+    members = others.copy()
+    for key, fact in zip(_KEYS, facts):  # noqa: B905 - `strict` costs more than the loop
+        if fact is not None:
+            members[key] = fact
+    own = _new(_Own, (members, facts if len(members) > len(others) else NO_FACTS, others))
+    return Context(ctx, **{_BAGGAGE: members, _OWN: own}, **more)
 
 
 def without_facts(ctx: Context) -> Context:
@@ -184,17 +196,21 @@ def _forgiving(function: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(function)
     def called(*args: Any, **fields: Any) -> None:
-        if len(args) > positional or not fields.keys() <= _FIELDS:
-            for field in [key for key in fields if key not in _FIELDS]:
-                fields.pop(field)
-                meant = difflib.get_close_matches(field, FIELDS, 1)
-                hint = f"did you mean {meant[0]}?" if meant else f"it takes {', '.join(FIELDS)}"
-                log_once("%s() has no parameter %r: %s", name, field, hint)
-                count("refused:parameter")
-            if len(args) > positional:
-                log_once("%s() takes keyword arguments only, such as agent='billing'; %r is ignored", name, args[-1])
-                count("refused:parameter", len(args) - positional)
-        function(*args[:positional], **fields)
+        try:
+            return function(*args, **fields)
+        except TypeError:  # looking first would cost every call what looking afterwards costs few
+            if len(args) == positional and _FIELDS.issuperset(fields):
+                raise
+        for field in [key for key in fields if key not in _FIELDS]:
+            fields.pop(field)
+            meant = difflib.get_close_matches(field, FIELDS, 1)
+            hint = f"did you mean {meant[0]}?" if meant else f"it takes {', '.join(FIELDS)}"
+            log_once("%s() has no parameter %r: %s", name, field, hint)
+            count("refused:parameter")
+        if len(args) > positional:
+            log_once("%s() takes keyword arguments only, such as agent='billing'; %r is ignored", name, args[-1])
+            count("refused:parameter", len(args) - positional)
+        return function(*args[:positional], **fields)
 
     return cast("Callable[P, None]", called)
 
@@ -227,30 +243,40 @@ def set_context(
 
     Made inside a span's scope, it ends with that scope. For a bounded stretch of code prefer `context()`.
     """
-    attach(_merged(get_current(), _checked(agent, agent_id, user_id, user_role, session_id, workflow_id)))
+    changes = _checked(agent, agent_id, user_id, user_role, session_id, workflow_id)
+    attach(_merged(get_current(), changes, _NOTHING))
 
 
 def clear_context() -> None:
     """Drop every fact of the current context; other people's baggage stays."""
-    attach(_merged(get_current(), dict.fromkeys(FIELDS, "")))
+    attach(_merged(get_current(), ("",) * len(FIELDS), _NOTHING))
 
 
-def _checked(*values: object) -> dict[str, str]:
-    """What changes, by field; `""` clears. Refused values change nothing."""
-    changes: dict[str, str] = {}
-    for field, value in zip(FIELDS, values, strict=True):
-        if value is not None and (text := _text(field, value)) is not None:
-            changes[field] = text
+def _checked(
+    agent: object, agent_id: object, user_id: object, user_role: object, session_id: object, workflow_id: object
+) -> tuple[str | None, ...]:
+    """What changes, in the order of `Facts`: None keeps, `""` clears. Refused values change nothing."""
+    agent = None if agent is None else _text("agent", agent)
+    agent_id = None if agent_id is None else _text("agent_id", agent_id)
     # A later explicit agent replaces an earlier one whole.
-    if "agent" in changes and "agent_id" not in changes:
-        changes["agent_id"] = ""
-    elif changes.get("agent_id") and "agent" not in changes:
-        changes["agent"] = ""
-    return changes
+    if agent is not None and agent_id is None:
+        agent_id = ""
+    elif agent_id and agent is None:
+        agent = ""
+    return (  # written out, as in `_merged`: a loop costs as much as all the rest
+        agent,
+        agent_id,
+        None if user_id is None else _text("user_id", user_id),
+        None if user_role is None else _text("user_role", user_role),
+        None if session_id is None else _text("session_id", session_id),
+        None if workflow_id is None else _text("workflow_id", workflow_id),
+    )
 
 
 def _text(field: str, value: object) -> str | None:
     """The value as it is kept, or None if it is refused."""
+    if type(value) is str and value.isprintable() and len(value) <= MAX_VALUE_CHARS and field != "agent_id":
+        return value.strip()  # nearly all are
     if isinstance(value, UUID) or (isinstance(value, int) and not isinstance(value, bool)):
         text = str(value)
     elif isinstance(value, str):
@@ -275,12 +301,28 @@ def _refuse(field: str, value: object, allowed: str) -> None:
     count(f"refused:{field}")
 
 
-def _merged(ctx: Context, changes: Mapping[str, str]) -> Context:
-    held = held_in(ctx)
-    facts = facts_of(ctx)._replace(**{field: text or None for field, text in changes.items()})
+def _merged(ctx: Context, changes: Sequence[str | None], more: Mapping[str, object]) -> Context:
+    """`ctx` with these changes to its facts, and with `more` values."""
+    held, own = held_in(ctx), cast("_Own | None", ctx.get(_OWN))
+    if held is None and own is not None and own.members is ctx.get(_BAGGAGE):
+        before, others = own.facts, own.others
+    else:
+        before, others = facts_of(ctx), others_in(ctx)
+    agent, agent_id, user_id, user_role, session_id, workflow_id = changes
+    facts: Facts = _new(
+        Facts,
+        (
+            before[0] if agent is None else agent or None,
+            before[1] if agent_id is None else agent_id or None,
+            before[2] if user_id is None else user_id or None,
+            before[3] if user_role is None else user_role or None,
+            before[4] if session_id is None else session_id or None,
+            before[5] if workflow_id is None else workflow_id or None,
+        ),
+    )
     if held is not None:  # inside a call's own machinery: the baggage stays empty until the request is over
-        return set_value(_HELD, held._replace(facts=facts, attributes=None), ctx)
-    return with_facts(ctx, facts)
+        return Context(ctx, **{_HELD: held._replace(facts=facts, attributes=None)}, **more)
+    return _with(ctx, facts, others, more)
 
 
 def hold(ctx: Context, held: Held, span: Span | None = None) -> Context:
@@ -337,8 +379,8 @@ class context:  # noqa: N801 - it reads as a verb: `with egisai.context(agent="b
 
     def __enter__(self) -> None:
         before = get_current()
-        scope = _Scope(self, before, cast("_Scope | None", before.get(_SCOPE)))
-        attach(set_value(_SCOPE, scope, _merged(before, self._changes)))
+        scope = _new(_Scope, (self, before, before.get(_SCOPE)))
+        attach(_merged(before, self._changes, {_SCOPE: scope}))
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

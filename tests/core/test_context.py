@@ -1489,7 +1489,7 @@ def test_ctx_bad_agent_id(bad: str, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_ctx_foreign_baggage_is_not_believed(spans: Spans) -> None:
-    """Baggage that somebody else wrote under our names is no fact; ours stays what it was beneath it and beside it."""
+    """Baggage that somebody else wrote under our names is no fact; ours stays what it was beside it."""
     ctx = baggage.set_baggage("egisai.session_id", "theirs", Context())
     spans.provider.get_tracer("t").start_span("a", ctx).end()
     attributes = spans.all()[0].attributes
@@ -1499,13 +1499,26 @@ def test_ctx_foreign_baggage_is_not_believed(spans: Spans) -> None:
     egisai.set_context(user_id="u", session_id="s")
     attach(baggage.set_baggage("tenant", "t1"))
     assert egisai.current_context() == {"user_id": "u", "session_id": "s"}
-    attach(baggage.set_baggage("egisai.session_id", "theirs"))
     attach(baggage.set_baggage("egisai.agent", "theirs"))
     assert egisai.current_context() == {"user_id": "u", "session_id": "s"}
     attach(baggage.remove_baggage("egisai.user_id"))
     assert egisai.current_context() == {"session_id": "s"}
     egisai.set_context(workflow_id="w")
     assert baggage.get_all() == {"tenant": "t1", "egisai.session_id": "s", "egisai.workflow_id": "w"}
+
+
+@pytest.mark.parametrize("is_removed", [True, False])
+def test_ctx_a_fact_that_was_replaced_does_not_come_back(is_removed: bool) -> None:
+    """What somebody else puts in the place of our member is no fact, and ours is gone: nothing brings it back."""
+    egisai.set_context(agent="billing", user_id="u")
+    if is_removed:
+        attach(baggage.remove_baggage("egisai.user_id"))
+    attach(baggage.set_baggage("egisai.user_id", "theirs"))
+    assert egisai.current_context() == {"agent": "billing"}
+    attach(baggage.set_baggage("tenant", "t1"))
+    egisai.set_context(session_id="s")
+    assert egisai.current_context() == {"agent": "billing", "session_id": "s"}
+    assert baggage.get_all() == {"tenant": "t1", "egisai.agent": "billing", "egisai.session_id": "s"}
 
 
 def test_unknown_parameters_are_one_line(caplog: pytest.LogCaptureFixture) -> None:

@@ -190,8 +190,8 @@ class Model:
             case Baggage(key):
                 if key == "tenant":
                     me.env = env._replace(tenant=at)
-                elif key.startswith("-"):
-                    gone = key.removeprefix("-egisai.")
+                else:  # taken away or replaced, ours is gone
+                    gone = key.removeprefix("-").removeprefix("egisai.")
                     me.env = env._replace(facts={field: fact for field, fact in env.facts.items() if field != gone})
             case Call("handler"):
                 self._see(env, at, env._replace(facts={}, shaped=False).attributes())

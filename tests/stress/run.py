@@ -393,7 +393,7 @@ class _Run:
             self.world.tracer.start_span(at).end()
         elif how == "handler":
             around = get_current_span()
-            alone = set_span_in_context(around, Context()) if around.is_recording() else Context()
+            alone = set_span_in_context(around, Context()) if around.get_span_context().is_valid else Context()
             self.world.tracer.start_span(at, alone).end()
         elif self._has_async_client(me):
             await self.world.async_client.chat.completions.create(**self._asking(how, at))
