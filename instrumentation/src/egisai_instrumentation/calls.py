@@ -30,6 +30,7 @@ from egisai.outgoing import put, remember
 
 from . import background, content, metrics
 from .integration import Attributes, Endpoint, Fold, StoredPrompt
+from .reading import member
 
 _READING_RESPONSE: Final = Guard("reading a response")
 _ENDING: Final = Guard("ending a call")
@@ -444,4 +445,4 @@ def _status_of(exc: BaseException) -> int | None:
             status = getattr(holder, name, None)
             if isinstance(status, int) and 100 <= status < 600:
                 return int(status)
-    return None
+    return member(member(response, "ResponseMetadata"), "HTTPStatusCode")  # botocore's

@@ -16,6 +16,7 @@ from egisai.guard import Guard
 
 from . import (
     background,
+    bedrock,
     content,
     groq,
     metrics,
@@ -28,6 +29,8 @@ INTEGRATIONS: Final = (
     openai.INTEGRATION,
     groq.INTEGRATION,
     ollama.INTEGRATION,
+    bedrock.INTEGRATION,
+    bedrock.ASYNC_INTEGRATION,
 )
 
 _ATTACHING: Final = Guard("attaching to the tracer provider")

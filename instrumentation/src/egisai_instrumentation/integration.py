@@ -85,7 +85,7 @@ class Method:
         a (async) generator                is a stream: another real generator stands for it
         a `contextlib` (async) manager     what it yields is followed by the same rules
         an object with `inner`             is a stream: that attribute, its iterator, is listened to in place
-        an object or mapping with `member` has the stream (or the response) in that member
+        an object or mapping with `member` has the stream (or the response, or its unread body) in that member
         any other (async) iterator         is a stream: a transparent proxy stands for it
     """
 
@@ -96,7 +96,10 @@ class Method:
     """From the arguments by name, `self` among them, and a `*rest` under its name as a tuple. None: no call of an LLM;
     it goes on untouched, only with our baggage kept out. Pure, and may raise: the caller's call is safe."""
     inner: str | None = None
-    member: str | None = None
+    member: str | tuple[str, ...] = ()
+    """Of several, the first that there is."""
+    concerns: Callable[[Any], bool] | None = None
+    """Of a client (`self`) that is for other things too: whether this one is for LLMs. If not, nothing is touched."""
     lazy: bool = False
     """Whether a stream's request goes out only when its first chunk is asked for: if it never is, there was no call."""
     since: str = ""

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from egisai.guard import Guard, failed
 
-from . import streams
+from . import bodies, streams
 from .calls import Call, Destination, Tracing, aside, begin
 from .integration import Asked, Integration, Method
 from .reading import member
@@ -99,6 +99,7 @@ class _Start:
     ) -> None:
         self._destination = functools.lru_cache(maxsize=1000)(functools.partial(_destination, integration))
         self._asked = method.asked
+        self._concerns = method.concerns
         self._traces_itself = integration.traces_itself
         self._tracing = tracing
         self._covered = covered
@@ -108,6 +109,8 @@ class _Start:
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call | None, dict[str, Any]]:
         """The call that starts here, if it is one to follow, and the keyword arguments to send. Never raises."""
         try:
+            if self._concerns is not None and not self._concerns(args[0]):
+                return None, kwargs
             tracer = self._tracing.tracer or self._tracing.resolve()
             if tracer is None:
                 return None, kwargs
@@ -209,9 +212,15 @@ def _listened(method: Method, call: Call, result: Any) -> Any:
         setattr(result, method.inner, listener)
         streams.before_close(result, weakref.ref(listener))
         return result
-    if method.member is not None and _is_stream(inside := member(result, method.member)):
-        _set(result, method.member, _followed(replace(method, member=None), call, inside))
-        return result
+    names = (method.member,) if isinstance(method.member, str) else method.member
+    for name in names:
+        inside = member(result, name)
+        if hasattr(inside, "read"):
+            bodies.follow(call, result, name)
+            return result
+        if _is_stream(inside):
+            _set(result, name, _followed(replace(method, member=()), call, inside))
+            return result
     if _is_stream(result):
         return streams.proxy(call, result, call.feed())
     call.respond(result)

@@ -180,6 +180,14 @@ BEDROCK_CONVERSE: Final = Dialect(
 )
 """https://docs.aws.amazon.com/bedrock/latest/userguide/prompt-caching.html: `inputTokens` is what was not cached."""
 
+BEDROCK_INVOKE: Final = Dialect(
+    input=("inputTokenCount", "cacheReadInputTokenCount", "cacheWriteInputTokenCount"),
+    output="outputTokenCount",
+    cache_read="cacheReadInputTokenCount",
+    cache_write="cacheWriteInputTokenCount",
+)
+"""What Bedrock counts of any model that is invoked: headers of an answer, `invocationMetrics` of a stream's end."""
+
 COHERE: Final = Dialect(
     input="billed_units.input_tokens",
     output="billed_units.output_tokens",
