@@ -18,6 +18,7 @@ from . import (
     background,
     bedrock,
     content,
+    google_genai,
     groq,
     metrics,
     ollama,
@@ -31,6 +32,7 @@ INTEGRATIONS: Final = (
     ollama.INTEGRATION,
     bedrock.INTEGRATION,
     bedrock.ASYNC_INTEGRATION,
+    google_genai.INTEGRATION,
 )
 
 _ATTACHING: Final = Guard("attaching to the tracer provider")
