@@ -189,6 +189,7 @@ def _resolved() -> Settings:
 
 def _settings(settings: Settings | None) -> Iterator[Finding]:
     shown = settings.shown() if settings is not None else {}
+    shown.pop("redact", None)  # a function, which only the program has
     for name, value in shown.items():
         variable = f"EGISAI_{name.upper()}"
         source = variable if os.environ.get(variable, "").strip() else "default"

@@ -1,7 +1,7 @@
 """What must not leave: the user's function, applied once to everything that is exported, whoever recorded it.
 
-    egisai.init(redact=egisai.redaction.common())                     # secrets and personal data in common forms
-    egisai.init(redact=lambda text, name: text.replace("ACME", "…"))  # anything else
+    egisai.init(redact=common())  # of egisai.common_redaction: secrets and personal data in common forms
+    egisai.init(redact=lambda text, name: text.replace("ACME", "…"))
 
 Every string of attributes, events, links and the status passes through it, but for the names and numbers by which
 calls are attributed and counted. JSON is taken apart first, so that it stays JSON. It runs on the exporting thread,

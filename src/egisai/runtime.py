@@ -29,7 +29,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
-from . import attribution, guard, pools, propagation, semconv
+from . import attribution, guard, pools, propagation, redaction, semconv
 from .announce import Announcer
 from .cache import Cache
 from .outgoing import Outgoing
@@ -130,6 +130,7 @@ def init(
     trusted_hosts: str | Sequence[str] | None = None,
     context_secret: str | None = None,
     trust_inbound: bool | None = None,
+    redact: redaction.Redactor | None = None,
     quiet: bool = False,
     tracer_provider: TracerProvider | None = None,
 ) -> None:
@@ -153,6 +154,9 @@ def init(
             rotate: the first signs, both verify (`EGISAI_CONTEXT_SECRET`).
         trust_inbound: Believe facts that arrive unsigned. Only where nobody else can send requests
             (`EGISAI_TRUST_INBOUND`, false).
+        redact: What every text of every span passes through before it leaves, whoever recorded it: a function of the
+            text and of its attribute's name that returns what may be told, such as
+            `egisai.common_redaction.common()`. What it fails on is left out (none).
         quiet: No log line about how things were set up. Errors are logged all the same.
         tracer_provider: Use this provider rather than the global one.
 
@@ -170,6 +174,7 @@ def init(
         trusted_hosts=trusted_hosts,
         context_secret=context_secret,
         trust_inbound=trust_inbound,
+        redact=redact,
     )
     with _lock:
         if _runtime is not None:
@@ -189,6 +194,7 @@ def init(
 
 def _set_up(runtime: _Runtime, tracer_provider: TracerProvider | None) -> None:
     settings = runtime.settings
+    redaction.use(settings.redact)
     propagation.use(propagation.Trust.of(settings))
     _attribute(settings, runtime)
     if tracer_provider is not None:
@@ -295,6 +301,7 @@ def shutdown(timeout_s: float = 5.0) -> None:
             runtime.announcer.close(min(_LAST_WORD_S, timeout_s))
         attribution.use(attribution.Attribution())
         propagation.use(None)
+        redaction.use(None)
 
 
 def diagnostics() -> dict[str, Any]:

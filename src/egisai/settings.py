@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, cast
@@ -43,6 +43,8 @@ class Settings:
     """`EGISAI_CONTEXT_SECRET`, one or two: the first signs the facts sent to other services, each verifies."""
     trust_inbound: bool = False
     """`EGISAI_TRUST_INBOUND`: believe facts that arrive unsigned."""
+    redact: Callable[[str, str], str] | None = None
+    """A function, so only a keyword: what every exported text passes through, see `redaction`."""
 
     @classmethod
     def resolve(
@@ -56,6 +58,7 @@ class Settings:
         trusted_hosts: str | Sequence[str] | None = None,
         context_secret: str | None = None,
         trust_inbound: bool | None = None,
+        redact: Callable[[str, str], str] | None = None,
     ) -> Settings:
         """Fill in from the environment and check.
 
@@ -73,6 +76,7 @@ class Settings:
             trusted_hosts=_hosts(trusted_hosts),
             context_secret=_secrets(_given("context_secret", context_secret)),
             trust_inbound=_boolean("trust_inbound", trust_inbound),
+            redact=_redactor(redact),
         )
 
     def shown(self) -> dict[str, str | None]:
@@ -86,6 +90,7 @@ class Settings:
             "trusted_hosts": ",".join(self.trusted_hosts) or None,
             "context_secret": "…" if self.context_secret else None,
             "trust_inbound": "true" if self.trust_inbound else "false",
+            "redact": getattr(self.redact, "__qualname__", type(self.redact).__qualname__) if self.redact else None,
         }
 
 
@@ -187,6 +192,15 @@ def _boolean(name: str, value: object) -> bool:
     if text.lower() not in _BOOLEANS:
         raise ConfigurationError(f"{name}={text!r} is neither true nor false")
     return _BOOLEANS[text.lower()]
+
+
+def _redactor(value: object) -> Callable[[str, str], str] | None:
+    if value is not None and not callable(value):
+        raise ConfigurationError(
+            f"redact={value!r} cannot be called: it must be a function of a text and an attribute's name, such as "
+            "egisai.common_redaction.common() returns"
+        )
+    return cast("Callable[[str, str], str] | None", value)
 
 
 def _url(value: str | None) -> str | None:

@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Link, Status, StatusCode
 
+import egisai
 from egisai import guard, redaction
 from egisai.outgoing import Outgoing
 from egisai.redaction import Redacting
@@ -140,3 +141,22 @@ def test_redaction_common(text: str, told: str) -> None:
     from egisai.common_redaction import common
 
     assert common()(text, "gen_ai.prompt.0.content") == told
+
+
+# --- init() -----------------------------------------------------------------------------------------------------------
+
+
+def test_init_redacts_until_shutdown() -> None:
+    """`init(redact=)` is in force from there on, and no longer than until `shutdown()`."""
+    egisai.init(redact=hide, quiet=True, tracer_provider=TracerProvider())
+    assert egisai.diagnostics()["settings"]["redact"] == "hide"
+    assert dict(exported({"note": SECRET}).attributes or {})["note"] == "…"
+    egisai.shutdown()
+    assert dict(exported({"note": SECRET}).attributes or {})["note"] == SECRET
+
+
+def test_init_refuses_a_redactor_that_cannot_be_called() -> None:
+    """A mistake that would let everything out is said at once."""
+    wrong: Any = "common"
+    with pytest.raises(egisai.ConfigurationError, match="redact='common' cannot be called"):
+        egisai.init(redact=wrong)
