@@ -67,3 +67,5 @@ def stamp(span: Span, ctx: Context) -> None:
         if semconv.covers(parent, own.get(semconv.OPERATION)):
             attributes[semconv.CALL_NESTED] = True
     put(span, attributes)
+    if held is not None and held.adopt is not None and semconv.is_call(own):
+        held.adopt(span)

@@ -12,6 +12,8 @@ propagator sends it to the provider. Between the chunks of a stream nothing of o
 from __future__ import annotations
 
 import asyncio
+import functools
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -20,7 +22,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 from opentelemetry import baggage
 from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode, Tracer
 
 from egisai import attribution, fingerprint, semconv
 from egisai.context import Facts, Held, facts_of, held_in, hold, span_in
@@ -85,6 +87,7 @@ class Call:
         "_outer",
         "_parsing",
         "_pending",
+        "_shared",
         "_started_ns",
         "context",
         "destination",
@@ -105,9 +108,22 @@ class Call:
         self.span: Span | None = None  # None: nobody records, or another instrumentor's span stands for this call
         self._pending: Future[Attributes] | None = None
         self._content: content.Recording | None = None
+        self._shared: _Shared | None = None
         self._measured: Attributes | None = None  # the request and its agent, where metrics are recorded
         self._started_ns = 0
         self._first_ns = 0
+
+    def adopt(self, body: Mapping[str, Any], span: Span) -> None:
+        """Take `span`, which the client makes for this call itself: it is completed when the call ends."""
+        if self._shared is None and self.in_flight and span.is_recording():
+            self._shared = _Shared(span)
+            self.record(body, span)
+
+    def record(self, body: Mapping[str, Any], span: Span) -> None:
+        """`span` is the call's."""
+        self.span = span
+        if content.mode is not None and self.endpoint.content is not None:
+            self._content = content.Recording(content.mode, self.endpoint.content, body, span)
 
     # --- in flight -------------------------------------------------------------------------------------------------
 
@@ -223,7 +239,7 @@ class Call:
             if self.fold is not None:
                 attributes = self._folded(attributes)
             if attributes:
-                span.set_attributes(attributes)
+                span.set_attributes(attributes if self._shared is None else self._shared.lacking(attributes))
             if self._content is not None:
                 self._content.tell(span, attributes)
             if exc is not None:
@@ -235,11 +251,12 @@ class Call:
         if self._measured is not None:
             self._measure(attributes)
         try:
+            end = span.end if self._shared is None else self._shared.end
             if self._pending is None:
-                span.end()
+                end()
             else:
                 end_ns = time.time_ns()
-                self._pending.add_done_callback(lambda agent: _end_late(span, agent, end_ns))
+                self._pending.add_done_callback(lambda agent: _end_late(span, agent, end, end_ns))
         except Exception as bug:  # noqa: BLE001 - logged and counted
             failed("ending a call", bug)
 
@@ -262,6 +279,41 @@ class Call:
         if self._first_ns:
             said[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = (self._first_ns - self._started_ns) / 1e9
         return {**said, **attributes}
+
+
+class _Shared:
+    """A span that the client makes and ends itself, often before its answer is ours to read: it ends when both are
+    done with it, at the time at which the client ended it."""
+
+    __slots__ = ("_end", "_end_ns", "_is_done", "_lock", "_span")
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        self._end = span.end
+        self._end_ns: int | None = None
+        self._is_done = False
+        self._lock = threading.Lock()
+        span.end = self._end_theirs
+
+    def _end_theirs(self, end_time: int | None = None) -> None:
+        with self._lock:
+            if not self._is_done:
+                self._end_ns = self._end_ns or end_time or time.time_ns()
+                return
+        self._end(end_time)
+
+    def end(self, _: int | None = None) -> None:
+        """We are done."""
+        with self._lock:
+            self._is_done = True
+        vars(self._span).pop("end", None)
+        if self._end_ns is not None:
+            self._end(self._end_ns)
+
+    def lacking(self, attributes: Attributes) -> Attributes:
+        """Those of `attributes` that the client did not say itself."""
+        said = attribution.attributes_of_span(self._span)
+        return {name: value for name, value in attributes.items() if name not in said}
 
 
 def _both(fold: Feed, gather: Callable[[Any], None]) -> Feed:
@@ -287,7 +339,13 @@ def aside() -> Call | None:
 
 
 def begin(
-    tracer: Tracer, endpoint: Endpoint, body: Mapping[str, Any], destination: Destination, *, covered: bool
+    tracer: Tracer,
+    endpoint: Endpoint,
+    body: Mapping[str, Any],
+    destination: Destination,
+    *,
+    covered: bool,
+    native: bool = False,
 ) -> Call | None:
     """A call that starts now, or None where it is not ours to follow: suppressed, or inside another call.
 
@@ -297,6 +355,7 @@ def begin(
         body: The request's JSON body.
         destination: Where it goes.
         covered: Whether another instrumentor, nearer to the wire, is going to make a span for this call.
+        native: Whether the client itself is going to: then that span is completed by what the answer says.
     """
     outer = get_current()
     held = held_in(outer)
@@ -328,8 +387,14 @@ def begin(
             request.clear()
         _attribute(around, theirs, request, who, call._pending)  # pyright: ignore[reportPrivateUsage]
         call.context = hold(outer, Held(facts, who, call))
-    elif covered:
-        call.context = hold(outer, Held(facts, who, call, request))
+    elif covered or native:
+        adopt = functools.partial(call.adopt, body) if native and not covered else None
+        call.context = hold(outer, Held(facts, who, call, request, adopt))
+        if adopt is not None:
+            call.restart()
+            if metrics.are_recorded():
+                call.span = INVALID_SPAN  # until there is one
+                call._measured = {**request, **who}  # pyright: ignore[reportPrivateUsage]
     else:
         request.update(who)
         if semconv.SESSION_ID in who and semconv.CONVERSATION_ID not in request:
@@ -340,10 +405,8 @@ def begin(
         span = tracer.start_span(name, outer, SpanKind.CLIENT, request)
         call.context = hold(outer, Held(facts, who, call), span)
         if span.is_recording():
-            call.span = span
+            call.record(body, span)
             remember(span, who)
-            if content.mode is not None and endpoint.content is not None:
-                call._content = content.Recording(content.mode, endpoint.content, body, span)  # pyright: ignore[reportPrivateUsage]
         if metrics.are_recorded():
             call.span = span
             call._measured = request  # pyright: ignore[reportPrivateUsage]
@@ -413,12 +476,12 @@ def _by_prompt(
     return attributes
 
 
-def _end_late(span: Span, agent: Future[Attributes], end_ns: int) -> None:
+def _end_late(span: Span, agent: Future[Attributes], end: Callable[[int], None], end_ns: int) -> None:
     with _ENDING:
         try:
             put(span, agent.result())
         finally:
-            span.end(end_ns)
+            end(end_ns)
 
 
 def _measure_late(measured: Attributes, duration_s: float, agent: Future[Attributes]) -> None:

@@ -15,6 +15,7 @@ from egisai import runtime, semconv
 from egisai.guard import Guard
 
 from . import (
+    anthropic,
     background,
     bedrock,
     content,
@@ -28,6 +29,7 @@ from .patching import Patches
 
 INTEGRATIONS: Final = (
     openai.INTEGRATION,
+    anthropic.INTEGRATION,
     groq.INTEGRATION,
     ollama.INTEGRATION,
     bedrock.INTEGRATION,

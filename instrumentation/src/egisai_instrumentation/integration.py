@@ -125,7 +125,8 @@ class Integration:
     """Of any other client."""
     traces_itself: Callable[[Any], bool] | None = None
     """Whether this client (None: a function's) makes an OpenTelemetry span of its own for a call, inside what we
-    follow: that span is then the call's, attributed and completed, and none is added."""
+    follow, on a provider whose spans are attributed: that span is then the call's, attributed and completed, and none
+    is added."""
     note: str = ""
     """What a user should know of what is not covered, for the support table."""
     oldest: Sequence[str] = ()

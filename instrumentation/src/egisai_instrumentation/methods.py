@@ -121,9 +121,8 @@ class _Start:
             if asked is None:
                 return aside(), kwargs
             destination = self._destination(asked.client, asked.url)
-            traces_itself = self._traces_itself
-            covered = self._covered or (traces_itself is not None and traces_itself(arguments.get("self")))
-            call = begin(tracer, asked.endpoint, asked.body, destination, covered=covered)
+            native = self._traces_itself is not None and self._traces_itself(arguments.get("self"))
+            call = begin(tracer, asked.endpoint, asked.body, destination, covered=self._covered, native=native)
             if call is not None and call.span is not None and asked.endpoint.usage_on_request is not None:
                 return call, self._asking_for_usage(call, asked, destination, kwargs)
         except Exception as exc:  # noqa: BLE001 - logged and counted

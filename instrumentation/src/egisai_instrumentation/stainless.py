@@ -135,8 +135,8 @@ class _Start:
             if options.extra_json:  # the caller's `extra_body`, which the SDK merges later on
                 asked = {**asked, **options.extra_json}
             destination = self._destination(client)
-            covered = self._covered or (self._traces_itself is not None and self._traces_itself(client))
-            call = begin(tracer, endpoint, asked, destination, covered=covered)
+            native = self._traces_itself is not None and self._traces_itself(client)
+            call = begin(tracer, endpoint, asked, destination, covered=self._covered, native=native)
             if call is not None and call.span is not None:
                 return call, self._sent(call, endpoint, destination, options)
         except Exception as exc:  # noqa: BLE001 - logged and counted

@@ -149,6 +149,7 @@ ANTHROPIC: Final = Dialect(
     output="output_tokens",  # thinking included
     cache_read="cache_read_input_tokens",
     cache_write="cache_creation_input_tokens",
+    reasoning="output_tokens_details.thinking_tokens",
 )
 """https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching: the three counts of input do not overlap."""
 
