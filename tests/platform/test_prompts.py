@@ -8,11 +8,13 @@ from __future__ import annotations
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import update
 
 from egisai import fingerprint, semconv
+from egisai.fingerprint.sketch import compare
 from egisai.identity import agent_id
 from egisai_platform import metadata as db
 from egisai_platform import prompts as prompts_module
@@ -182,6 +184,79 @@ def test_only_prompts_are_judged(registry):
     registry.saw([Sighting("o", named, "billing", "name")])
     registry.announce("o", [one, Sighting("o", named, "billing", "fingerprint", "f", two.sketch, one.id)])
     assert registry.names("o").aliases == {}
+
+
+# --- templates that several prompts have taught ---------------------------------------------------------------------
+OBSCURE = (
+    "Ask for the ticket when it is missing.",
+    "Do not promise anything by letter.",
+    "Mention the fair in June.",
+    "Send lists as plain text.",
+)
+"""Orders, as far as one text tells: only who has seen several of them knows that they are inserted."""
+
+
+def obscure(number, job=0):
+    found = fingerprint.of((f"{JOBS[job]} Be brief and polite. {OBSCURE[number]}",))
+    assert found is not None
+    return found
+
+
+def learnt(found, others):
+    """The prompt's sketch, less what the others do not have."""
+    sketch = found.sketch
+    for other in others:
+        sketch = sketch.without(compare(sketch, other.sketch).missing)
+    return replace(sighting(found), sketch=sketch.encode(), prompts=1 + len(others))
+
+
+@pytest.mark.parametrize("older", [0, 1])
+def test_templates_meet_where_their_first_prompts_did_not(registry, metadata, older):
+    """Two processes whose first prompts nobody can tell apart from two jobs: what each learnt is one agent."""
+    ones, twos = [obscure(n) for n in (0, 1, 2)], [obscure(n) for n in (3, 2, 1)]
+    first, second = sighting(ones[0]), sighting(twos[0])
+    assert told(registry.announce("o", [first])) == told(registry.announce("o", [second])) == {}
+    with metadata.writing() as connection:  # both are of the same second
+        earlier = update(db.agents).values(first_seen=db.agents.c.first_seen - 10)
+        connection.execute(earlier.where(db.agents.c.id == (first, second)[older].id))
+    version = registry.rulings("o", None).version
+    leader, other = (first, second) if older == 0 else (second, first)
+    registry.announce("o", [learnt(ones[0], ones[1:])])
+    assert told(registry.rulings("o", version)) == {other.id: leader.id}
+    registry.announce("o", [learnt(twos[0], twos[1:])])
+    assert registry.names("o").aliases == {other.id: leader.id}
+    assert told(registry.announce("o", [sighting(obscure(1))])) == {sighting(obscure(1)).id: leader.id}
+    parcels = sighting(obscure(1, job=1))
+    assert told(registry.announce("o", [parcels])) == {}
+
+
+def test_a_template_is_kept_by_who_knows_more(dsn, metadata, registry):
+    """One learnt from fewer prompts replaces none; another node, and one that starts later, know the same."""
+    second = Metadata(dsn)
+    there = Registry(second)
+    found = [obscure(n) for n in range(4)]
+    assert told(there.announce("o", [sighting(prompt(3, 0))])) == {}
+    registry.announce("o", [sighting(found[0])])
+    registry.announce("o", [learnt(found[0], found[1:3])])
+    assert registry.names("o").records[sighting(found[0]).id].prompts == 3
+    registry.announce("o", [replace(learnt(found[0], found[1:2]), sketch=sighting(prompt(3, 0)).sketch)])
+    three = sighting(found[3])
+    assert told(there.announce("o", [three])) == {three.id: sighting(found[0]).id}
+    assert told(Registry(metadata).announce("o", [sighting(found[2])])) == {
+        sighting(found[2]).id: sighting(found[0]).id
+    }
+    second.close()
+
+
+def test_a_template_obeys_operators(registry):
+    """What was split off stays apart, what has a name is joined and never moved."""
+    found = [obscure(n) for n in range(4)]
+    first, split, named = (sighting(one) for one in (found[0], found[1], found[3]))
+    registry.announce("o", [first, replace(split, counted_under=first.id), named])
+    registry.unmerge("o", split.id)
+    registry.describe("o", named.id, name="Desk")
+    registry.announce("o", [learnt(found[0], found[1:3])])
+    assert registry.names("o").aliases == {first.id: named.id}
 
 
 # --- operators have the last word -----------------------------------------------------------------------------------
@@ -470,7 +545,7 @@ def test_organisations_take_turns_in_memory(registry, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "sketch", ["", "x", "\0", "AAAA", "é" * 8, "A" * 12_001, "A" * 12_000, "AQ" * 40, "../..", "\ud800"]
+    "sketch", ["", "x", "\0", "AAAA", "é" * 8, "A" * 13_701, "A" * 13_700, "AQ" * 40, "../..", "\ud800"]
 )
 def test_hostile_sketches(registry, sketch):
     """What is no sketch is refused with its reason; its agent and the others are registered and judged."""
@@ -574,15 +649,15 @@ def test_rulings_over_http(org, make_organisation):
 def test_bad_announcements_over_http(org):
     """A sketch that cannot be used is named in the answer; a `with` that is no id is refused; 500 long ones fit."""
     one, two = announced(prompt(0, 0), org), announced(prompt(0, 1), org)
-    answer = org.announce([one, two | {"sketch": "A" * 12_001}])
+    answer = org.announce([one, two | {"sketch": "A" * 13_701}])
     assert answer.status_code == 200
-    assert answer.json()["refused"] == {two["id"]: "sketch: it is over 12000 characters"}
+    assert answer.json()["refused"] == {two["id"]: "sketch: a sketch has at most 13700 characters, not 13701"}
     assert len(org.items("agents")) == 2
     assert org.announce([one], key=org.read_key).status_code == 403
     refused = org.announce([one | {"with": "nobody"}])
     assert (refused.status_code, "agents.0.with" in refused.json()["detail"]) == (400, True)
     many = [
-        {**one, "id": agent_id(org.name, "fingerprint", str(n)), "fingerprint": str(n), "sketch": "A" * 12_000}
+        {**one, "id": agent_id(org.name, "fingerprint", str(n)), "fingerprint": str(n), "sketch": "A" * 13_700}
         for n in range(500)
     ]
     assert len(org.announce(many).json()["refused"]) == 500

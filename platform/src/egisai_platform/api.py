@@ -280,6 +280,8 @@ class Announced(BaseModel):
     sketch: str | None = None
     """Judged by itself: a bad one is refused, its agent is not."""
     counted_under: Annotated[str | None, Field(alias="with")] = None
+    prompts: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1
+    """From how many prompts of its template the process has learnt the sketch."""
 
     @field_validator("id", "counted_under")
     @classmethod
@@ -324,6 +326,7 @@ def _announced(platform: Platform, organisation: str, announcement: Announcement
                 agent.fingerprint,
                 agent.sketch,
                 agent.counted_under,
+                agent.prompts,
             )
             for agent in announcement.agents
         ],

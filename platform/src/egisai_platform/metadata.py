@@ -35,7 +35,7 @@ from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
 
 from egisai_platform.settings import StartError, without_password
 
-SCHEMA_VERSION: Final = "2"
+SCHEMA_VERSION: Final = "3"
 
 _schema = MetaData()
 
@@ -106,6 +106,7 @@ agents = Table(
     Column("merged_into", String(36)),
     Column("first_seen", BigInteger, nullable=False),
     Column("sketch", Text),
+    Column("prompts", BigInteger, nullable=False, server_default="1"),
     Column("ruled_by", String(8)),
     Column("ruled_on", BigInteger),
     Column("split_from", String(36)),
@@ -113,6 +114,8 @@ agents = Table(
     Column("ruled_version", BigInteger, nullable=False, server_default="0"),
 )
 """`name` is what traffic and announcements say; `operator_name`, when set, is what people see.
+
+`prompts` is from how many prompts of its template the `sketch` was learnt: 1 where it is that of the first alone.
 
 `ruled_by` says who decided that the agent is merged, or that it stands alone: `sketch` or `operator`; nobody, when
 null. `ruled_on` is when, and `split_from` the agent that an operator took it out of. `changed_version` is its
@@ -253,7 +256,14 @@ def _from_1(connection: Connection) -> str:
     return "2"
 
 
-_MIGRATIONS: Final[Mapping[str, Callable[[Connection], str]]] = {"1": _from_1}
+def _from_2(connection: Connection) -> str:
+    """Version 3 knows from how many prompts a sketch was learnt."""
+    column = CreateColumn(agents.c.prompts).compile(dialect=connection.dialect)
+    connection.exec_driver_sql(f"ALTER TABLE agents ADD COLUMN {column}")
+    return "3"
+
+
+_MIGRATIONS: Final[Mapping[str, Callable[[Connection], str]]] = {"1": _from_1, "2": _from_2}
 """What makes the next version of each older one, and says which that is."""
 
 

@@ -28,7 +28,9 @@ class Record:
     first_seen: int
     """Seconds since the epoch, here and below."""
     sketched: bool = False
-    """Whether its likeness to other prompts has been looked at, which is done once."""
+    """Whether its likeness to other prompts has been looked at."""
+    prompts: int = 1
+    """From how many prompts of its template the sketch was learnt."""
     ruled_by: Ruler | None = None
     ruled_on: int | None = None
     split_from: str | None = None

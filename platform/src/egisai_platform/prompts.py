@@ -5,20 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from sqlalchemy import Connection, select
 
-from egisai.fingerprint.sketch import Index, Sketch
+from egisai.fingerprint.sketch import Index, Sketch, compare
 from egisai_platform import metadata as db
 from egisai_platform.metadata import Metadata
 
 log = logging.getLogger("egisai_platform")
 
-MAX_SKETCH: Final = 12_000
-"""Characters of a sketch."""
 MAX_PROMPTS: Final = 100_000
 """Prompts of an organisation to which new ones are compared: the first ones."""
 MAX_CHARACTERS: Final = 40_000_000
@@ -32,7 +30,8 @@ class Book:
     def __init__(self, organisation: str) -> None:
         self._organisation = organisation
         self._index = Index()
-        self._known: set[str] = set()
+        self._templates = Index()  # those that several prompts have taught: all they have is the template's own
+        self._known: dict[str, int] = {}
         self._version = 0
         self.characters = 0
 
@@ -40,7 +39,7 @@ class Book:
         """Reads what other nodes, or this one before it was restarted, have added."""
         table = db.agents
         query = (
-            select(table.c.id, table.c.sketch, table.c.changed_version)
+            select(table.c.id, table.c.sketch, table.c.prompts, table.c.changed_version)
             .where(
                 table.c.organisation == self._organisation,
                 table.c.changed_version > self._version,
@@ -48,25 +47,43 @@ class Book:
             )
             .order_by(table.c.changed_version)
         )
-        for agent_id, text, version in connection.execute(query).yield_per(1000):
+        for agent_id, text, prompts, version in connection.execute(query).yield_per(1000):
             self._version = version
-            if agent_id in self._known:
+            if self._known.get(agent_id, 0) >= prompts:
                 continue
             try:
-                self.add(agent_id, Sketch.decode(text), len(text))
+                self.add(agent_id, Sketch.decode(text), len(text), prompts)
             except ValueError as error:  # a form that this program no longer reads
                 log.warning("the sketch of agent %s of %s is not used: %s", agent_id, self._organisation, error)
 
     def nearest(self, sketch: Sketch) -> str | None:
         """The agent of the known prompt that is of the same template, as far as there is one."""
-        return self._index.nearest(sketch)
+        best, nearest = 0.0, None
+        for agent_id, template in self._templates.near(sketch):
+            found = compare(template, sketch)
+            if found.is_contained and found.alike > best:
+                best, nearest = found.alike, agent_id
+        for agent_id, prompt in self._index.near(sketch):
+            found = compare(prompt, sketch)
+            if found.is_one and found.alike > best:
+                best, nearest = found.alike, agent_id
+        return nearest
 
-    def add(self, agent_id: str, sketch: Sketch, characters: int) -> None:
-        """One more to compare with, unless there are too many."""
+    def of_template(self, template: Sketch) -> Iterator[str]:
+        """The agents of the known prompts that are of a template which several prompts have taught."""
+        for agent_id, other in self._templates.near(template):
+            if compare(template, other).is_same:
+                yield agent_id
+        for agent_id, prompt in self._index.near(template):
+            if compare(template, prompt).is_contained:
+                yield agent_id
+
+    def add(self, agent_id: str, sketch: Sketch, characters: int, prompts: int = 1) -> None:
+        """One more to compare with, unless there are too many; `prompts` is how many have taught it."""
         if len(self._known) < MAX_PROMPTS and self.characters + characters <= MAX_CHARACTERS:
-            self._known.add(agent_id)
+            self._known[agent_id] = prompts
             self.characters += characters
-            self._index.add(agent_id, sketch)
+            (self._index if prompts == 1 else self._templates).add(agent_id, sketch)
 
 
 class Prompts:

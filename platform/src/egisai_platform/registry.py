@@ -21,7 +21,7 @@ from egisai.fingerprint.sketch import Sketch
 from egisai_platform import metadata as db
 from egisai_platform.metadata import Metadata
 from egisai_platform.names import Names, Record
-from egisai_platform.prompts import MAX_SKETCH, Book, Prompts
+from egisai_platform.prompts import Book, Prompts
 from egisai_platform.rulings import Change, MergeRefusedError, UnknownAgentError
 
 __all__ = [
@@ -60,6 +60,8 @@ class Sighting:
     """Of its prompt, as `egisai.fingerprint.sketch.Sketch.encode` writes it; hostile until it is decoded."""
     counted_under: str | None = None
     """The agent under which the announcing process counts it until it is told otherwise."""
+    prompts: int = 1
+    """From how many prompts of its template the process has learnt the sketch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +171,10 @@ class Registry:
                 news[sighting.id] = sighting
             if sighting.source != "fingerprint":
                 continue
-            if sighting.sketch is not None and (known is None or not known.sketched):
+            learnt = known.prompts if known is not None and known.sketched else 0
+            if sighting.sketch is not None and sighting.prompts > learnt:
                 try:
-                    sketches[sighting.id] = _decoded(sighting.sketch)
+                    sketches[sighting.id] = Sketch.decode(sighting.sketch)
                 except ValueError as error:
                     refused[sighting.id] = f"sketch: {error}"
             if sighting.id in sketches or (sighting.counted_under and (known is None or known.ruled_by is None)):
@@ -273,6 +276,7 @@ class Registry:
                 merged_into=row.merged_into,
                 first_seen=row.first_seen,
                 sketched=row.sketched,
+                prompts=row.prompts,
                 ruled_by=row.ruled_by,
                 ruled_on=row.ruled_on,
                 split_from=row.split_from,
@@ -301,6 +305,12 @@ def _judge(change: Change, book: Book, sightings: Iterable[Sighting], sketches: 
         row, sketch = rows[agent_id], sketches.get(agent_id)
         if row.source != "fingerprint":
             continue
+        if sketch is not None and sighting.prompts > 1 and sighting.sketch is not None:
+            if sighting.prompts > row.prompts:
+                change.set(agent_id, sketch=sighting.sketch, prompts=sighting.prompts)
+                book.add(agent_id, sketch, len(sighting.sketch), sighting.prompts)
+                _gather(change, book, agent_id, sketch)
+            continue
         near = book.nearest(sketch) if sketch is not None and not row.sketched else None
         leader = change.leader(near or sighting.counted_under or agent_id)
         noted: dict[str, object] = {} if sketch is None or row.sketched else {"sketch": sighting.sketch}
@@ -312,15 +322,24 @@ def _judge(change: Change, book: Book, sightings: Iterable[Sighting], sketches: 
             book.add(agent_id, sketch, len(sighting.sketch))
 
 
+def _gather(change: Change, book: Book, agent_id: str, template: Sketch) -> None:
+    """Puts together what a template shows to be one agent: the newer goes under the older, the free under any other.
+
+    What an operator has made to stand alone is left alone.
+    """
+    for found in dict.fromkeys(book.of_template(template)):
+        mine, other = change.leader(agent_id), change.leader(found)
+        if mine is None or other is None or mine == other or change.root(mine) == change.root(other):
+            continue
+        rows = change.rows([mine, other])
+        older, newer = sorted((rows[mine], rows[other]), key=lambda row: (_is_free(row), row.first_seen, row.id))
+        if _is_free(newer) and (older.ruled_by is None or older.merged_into is not None):
+            change.rule(newer.id, merged_into=older.id, ruled_by="sketch", ruled_on=int(time.time()))
+
+
 def _is_free(row: Row[Any]) -> bool:
     """Whether an agent may be put under another by itself: nobody ruled on it, or gave it a name or a description."""
     return not (row.ruled_by or row.merged_into or row.operator_name or row.description)
-
-
-def _decoded(sketch: str) -> Sketch:
-    if len(sketch) > MAX_SKETCH:
-        raise ValueError(f"it is over {MAX_SKETCH} characters")
-    return Sketch.decode(sketch)
 
 
 def _is_news(sighting: Sighting, names: Names) -> bool:
