@@ -116,7 +116,7 @@ class _Raw(_Proxy):
 
 
 class _AiohttpRaw(_Proxy):
-    """An aiohttp response, whose `content` is what is read."""
+    """An aiohttp response, whose `content` is what is read; by aiobotocore 2 also the response itself."""
 
     def __init__(self, raw: Any, copy: _Copy) -> None:
         super().__init__(raw)  # pyright: ignore[reportUnknownMemberType]
@@ -125,6 +125,18 @@ class _AiohttpRaw(_Proxy):
     @property
     def content(self) -> Any:
         return _AiohttpContent(self.__wrapped__.content, self._self_copy)
+
+    async def read(self) -> bytes:
+        try:
+            content = await self.__wrapped__.read()
+        except BaseException as exc:
+            self._self_copy.fail(exc)
+            raise
+        return self._self_copy.took(content, None)
+
+    async def __aenter__(self) -> Any:
+        await self.__wrapped__.__aenter__()
+        return self
 
     def close(self) -> None:
         self._self_copy.leave()
