@@ -47,6 +47,7 @@ _KEPT: Final = (
 )
 """Names that attribution, counting and the conventions rest on: identity, models, ids, usage, servers."""
 
+_TOLD: Final = "_egisai_redacted"  # marks a span that has been redacted: not everything may be redacted twice
 _MAX_DEPTH: Final = 20  # of nested JSON; deeper is left out
 
 _redactor: Redactor | None = None
@@ -82,9 +83,10 @@ def redact(attributes: Mapping[str, Any]) -> dict[str, Any]:
 def redacted(span: ReadableSpan) -> ReadableSpan:
     """`span`, or a copy of it that may be told."""
     redactor = _redactor
-    if redactor is None:
+    if redactor is None or hasattr(span, _TOLD):
         return span
     changed = copy.copy(span)
+    setattr(changed, _TOLD, True)
     changed._attributes = _attributes(span.attributes, span.dropped_attributes)  # pyright: ignore
     changed._events = tuple(  # pyright: ignore
         Event(event.name, _attributes(event.attributes, event.dropped_attributes), event.timestamp)

@@ -187,7 +187,7 @@ def init(
         except BaseException:
             shutdown()
             raise
-        atexit.register(shutdown)
+        atexit.register(_stop)
     if not quiet:
         _say(runtime)
 
@@ -283,12 +283,21 @@ def shutdown(timeout_s: float = 5.0) -> None:
 
     Runs by itself at exit. `init()` may be called again afterwards, with other settings.
     """
+    with _lock:
+        if _stop(timeout_s):
+            attribution.use(attribution.Attribution())
+            propagation.use(None)
+            redaction.use(None)
+
+
+def _stop(timeout_s: float = 5.0) -> bool:
+    """Take everything down but how spans are attributed and redacted: at exit, other exporters may have some left."""
     global _runtime
     with _lock:
         runtime, _runtime = _runtime, None
         if runtime is None:
-            return
-        atexit.unregister(shutdown)
+            return False
+        atexit.unregister(_stop)
         with guard.Guard("shutting down"):
             if runtime.instrumentor is not None:
                 runtime.instrumentor.uninstrument()
@@ -299,9 +308,7 @@ def shutdown(timeout_s: float = 5.0) -> None:
             pools.uninstall()
         if runtime.announcer is not None:
             runtime.announcer.close(min(_LAST_WORD_S, timeout_s))
-        attribution.use(attribution.Attribution())
-        propagation.use(None)
-        redaction.use(None)
+        return True
 
 
 def diagnostics() -> dict[str, Any]:

@@ -215,6 +215,21 @@ def test_a_span_that_cannot_be_encoded_costs_only_itself(
     assert pipe.stats()["dropped"] == {"not_encodable": 1}
 
 
+def test_spans_that_cannot_be_prepared_are_not_sent(receiver: Receiver, pipeline: Make) -> None:
+    """What another distribution does to spans may be what keeps a secret: where it fails, nothing goes out."""
+
+    def broken(spans: object) -> Any:
+        raise RuntimeError(spans)
+
+    pipe = pipeline(receiver.url)
+    pipe.exporter._preparing.append(broken)  # pyright: ignore
+    pipe._tracer.start_span("a").end()  # pyright: ignore
+    pipe.provider.force_flush()
+    assert pipe.exporter.force_flush(5_000)
+    assert receiver.names == []
+    assert pipe.stats()["dropped"] == {"not_prepared": 1}
+
+
 def test_an_empty_batch_is_nothing(receiver: Receiver, pipeline: Make) -> None:
     pipe = pipeline(receiver.url)
     assert pipe.exporter.export([]) is SpanExportResult.SUCCESS

@@ -42,6 +42,37 @@ def test_otel_zero_code(backend: Backend) -> None:
     assert len(backend.provider.requests) == 2
 
 
+PREPARED = """
+import json
+from openai import OpenAI
+from opentelemetry import trace
+import egisai
+from egisai import redaction
+redaction.use(lambda text, name: text + "." if name == "note" else text)
+with egisai.context(agent="billing", user_id="u-1", session_id="s-1"):
+    OpenAI().chat.completions.create(model="m", messages=[{"role": "user", "content": "hello"}])
+said = json.dumps([{"type": "text", "content": "You answer questions about invoices."}])
+with trace.get_tracer("theirs").start_as_current_span("chat m") as span:
+    span.set_attributes({"gen_ai.operation.name": "chat", "gen_ai.system_instructions": said, "note": "4711"})
+"""
+
+
+@pytest.mark.parametrize("program", [PREPARED, "import egisai; egisai.init()\n" + PREPARED], ids=["alone", "init"])
+def test_otel_zero_code_is_prepared(backend: Backend, program: str) -> None:
+    """By environment alone: limits take nothing of ours, a foreign span's prompt is its agent, and all is redacted,
+    once. Also with `init()` beside it, which ends before the launcher's exporter does."""
+    backend.run(
+        program, OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT="8", OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="openai", EGISAI_APP="Zero"
+    )
+    said = {span.scope: span.attributes for span in backend.spans}
+    ours, theirs = said["egisai"], said["theirs"]
+    who = {"gen_ai.agent.name": "billing", "user.id": "u-1", "session.id": "s-1"}
+    assert {name: ours.get(name) for name in who} == who
+    assert theirs["egisai.agent.source"] == "fingerprint"
+    assert theirs["egisai.agent.id"] == agent_id("acme", "fingerprint", theirs["egisai.prompt.fingerprint"])
+    assert theirs["note"] == "4711."
+
+
 def test_otel_zero_code_beside_other_vendors(backend: Backend) -> None:
     """Every instrumentor that is installed runs, ours among them: a call still counts once, and is attributed."""
     backend.run(PROGRAM, EGISAI_APP="Zero")
