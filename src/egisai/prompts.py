@@ -137,6 +137,7 @@ class Prompts:
                 leader = self._leader(leader)
             group = self._groups[leader]
             group.is_met = True
+            group.told.update(key for key, _ in joined)
             is_news = own_id not in group.told and len(group.told) < _MAX_TOLD
             if is_news:
                 group.told.add(own_id)
