@@ -94,8 +94,8 @@ class Held(NamedTuple):
     call: object
     request: Mapping[str, Any] | None = None
     """What the call asks for, as span attributes, for the span of another instrumentor that stands for the call."""
-    adopt: Callable[[Any], None] | None = None
-    """Takes that span, where it is the client's own."""
+    adopt: Callable[[Any], bool] | None = None
+    """Takes the span that the client itself makes for the call; False for any other that starts meanwhile."""
 
 
 # --- reading -------------------------------------------------------------------------------------------------------

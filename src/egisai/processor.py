@@ -42,9 +42,10 @@ def stamp(span: Span, ctx: Context) -> None:
         return
     parent = attributes_of_span(span_in(ctx))
     held = held_in(ctx)
+    is_call = (held is not None and held.adopt is not None and held.adopt(span)) or semconv.is_call(own)
     if held is not None and held.attributes is not None:
         attributes = dict(held.attributes)
-        if held.request is not None and semconv.is_call(own):
+        if held.request is not None and is_call:
             attributes |= {name: value for name, value in held.request.items() if name not in own}
     else:
         facts = facts_of(ctx)
@@ -60,12 +61,10 @@ def stamp(span: Span, ctx: Context) -> None:
     agent = attributes.get(semconv.AGENT_ID)
     if agent is not None and semconv.AGENT_NAME in own and semconv.AGENT_NAME not in attributes:
         attributes[semconv.AGENT_NAME] = agent  # never another agent's name beside this id
-    if semconv.is_call(own):
+    if is_call:
         session = attributes.get(semconv.SESSION_ID)
         if session is not None and semconv.CONVERSATION_ID not in own:
             attributes[semconv.CONVERSATION_ID] = session
         if semconv.covers(parent, own.get(semconv.OPERATION)):
             attributes[semconv.CALL_NESTED] = True
     put(span, attributes)
-    if held is not None and held.adopt is not None and semconv.is_call(own):
-        held.adopt(span)

@@ -15,7 +15,7 @@ from opentelemetry import baggage
 from opentelemetry.context import get_current
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-from opentelemetry.trace import StatusCode
+from opentelemetry.trace import SpanKind, StatusCode
 
 import egisai
 from conftest import Spans
@@ -184,8 +184,9 @@ def test_method_of_a_client_that_traces_itself(spans: Spans, traces: bool) -> No
 
     def call(self: Any, model: str) -> int:
         if self:
-            attributes = {"gen_ai.operation.name": "chat"}
-            with spans.provider.get_tracer("native").start_as_current_span("native", attributes=attributes):
+            attributes = {"gen_ai.provider.name": "native"}
+            tracer = spans.provider.get_tracer("native")
+            with tracer.start_as_current_span("native", kind=SpanKind.CLIENT, attributes=attributes):
                 return 7
         return 7
 

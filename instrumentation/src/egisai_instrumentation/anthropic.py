@@ -230,7 +230,7 @@ def _provider(client: str, _host: str) -> str:
 
 
 def _traces_itself(client: Any) -> bool:
-    """Version 1.17 and newer, unless the program said no, or has a provider for these spans that is not ours."""
+    """Version 1.14 and newer, unless the program said no, or has a provider for these spans that is not ours."""
     if getattr(client, "_tracer", None) is None:
         return False
     options: Mapping[str, Any] = getattr(client, "_open_telemetry", None) or {}
@@ -263,7 +263,7 @@ INTEGRATION: Final = Integration(
     provider=_provider,
     traces_itself=_traces_itself,
     note="Also `beta.messages`, `parse`, tool runners, and the clients for Bedrock, Vertex AI and others. Where the "
-    "client traces itself (1.17 and newer), its span is the call's. Batches and token counts are no calls; sessions of "
+    "client traces itself (1.14 and newer), its span is the call's. Batches and token counts are no calls; sessions of "
     "managed agents are not followed.",
     oldest=("httpx==0.27.2",),  # anthropic before 0.41 passes arguments that 0.28 removed
 )

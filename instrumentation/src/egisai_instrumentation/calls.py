@@ -49,6 +49,9 @@ def _suppressing() -> tuple[str, ...]:
 
 _SUPPRESSING: Final = _suppressing()
 
+_INSTRUMENTATIONS: Final = "opentelemetry.instrumentation."
+"""Scopes of what traces HTTP clients."""
+
 _MAX_MESSAGE_CHARS: Final = 512  # of a provider's error message kept on the span
 
 
@@ -113,11 +116,16 @@ class Call:
         self._started_ns = 0
         self._first_ns = 0
 
-    def adopt(self, body: Mapping[str, Any], span: Span) -> None:
-        """Take `span`, which the client makes for this call itself: it is completed when the call ends."""
-        if self._shared is None and self.in_flight and span.is_recording():
-            self._shared = _Shared(span)
-            self.record(body, span)
+    def adopt(self, body: Mapping[str, Any], span: Any) -> bool:
+        """Take the first span of a client that starts meanwhile, unless an instrumentation makes it: the client itself
+        makes it for this call. It is completed when the call ends."""
+        if self._shared is not None or not self.in_flight or span.kind is not SpanKind.CLIENT:
+            return False
+        if span.instrumentation_scope.name.startswith(_INSTRUMENTATIONS):
+            return False
+        self._shared = _Shared(span)
+        self.record(body, span)
+        return True
 
     def record(self, body: Mapping[str, Any], span: Span) -> None:
         """`span` is the call's."""
