@@ -22,6 +22,7 @@ from . import (
     google_genai,
     groq,
     metrics,
+    mistralai,
     ollama,
     openai,
 )
@@ -35,6 +36,7 @@ INTEGRATIONS: Final = (
     bedrock.INTEGRATION,
     bedrock.ASYNC_INTEGRATION,
     google_genai.INTEGRATION,
+    mistralai.INTEGRATION,
 )
 
 _ATTACHING: Final = Guard("attaching to the tracer provider")
