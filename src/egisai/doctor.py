@@ -52,6 +52,8 @@ _OPENTELEMETRY: Final = ("opentelemetry-api", "opentelemetry-sdk", "opentelemetr
 _OTLP_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _NATIVE: Final = {"anthropic": 2, "mistralai": 3, "mcp": 2}
 """Clients that make spans themselves, and since which major version."""
+_FASTAPI_TRACES: Final = (0, 165)
+"""Since when FastAPI traces by itself, as soon as there is a tracer provider."""
 _LLM_SUITES: Final = ("traceloop-sdk", "langfuse", "logfire", "openlit", "agentops", "mlflow")
 _LLM_LIBRARIES: Final = frozenset(
     {"alephalpha", "anthropic", "bedrock", "cohere", "crewai", "google_generativeai", "groq", "haystack", "langchain"}
@@ -178,6 +180,11 @@ def _others() -> Iterator[Finding]:
         installed = _version(name)
         if installed is not None and int(re.sub(r"\D.*", "", installed) or 0) >= major:
             yield Finding(f"others.{name}", "info", f"{name} {installed} traces itself: Egis attributes its spans")
+    fastapi = _version("fastapi")
+    if fastapi is not None and tuple(map(int, re.findall(r"\d+", fastapi)[:2])) >= _FASTAPI_TRACES:
+        what = f"fastapi {fastapi} makes spans around each dependency and endpoint: what is set in one ends with it"
+        advice = 'where they call set_context(): FastAPI(telemetry={"operation_spans": False}), see recipes/web.md'
+        yield Finding("others.fastapi", "info", what, advice)
 
 
 # --- what it is told -------------------------------------------------------------------------------------------------

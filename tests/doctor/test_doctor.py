@@ -492,6 +492,18 @@ def test_a_check_that_fails_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "destination" in findings
 
 
+@pytest.mark.parametrize(("version", "traces"), [("0.164.9", False), ("0.165.0", True), ("1.0", True), (None, False)])
+def test_a_fastapi_that_traces_by_itself(version: str | None, traces: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a dependency sets would be gone before the endpoint runs: said, with what to do."""
+    installed = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: version if name == "fastapi" else installed(name))
+    told = {finding.check: finding for finding in examine()}.get("others.fastapi")
+    assert (told is not None) is traces
+    if told is not None:
+        assert f"fastapi {version} makes spans" in told.what
+        assert 'telemetry={"operation_spans": False}' in str(told.advice)
+
+
 def test_usage() -> None:
     assert run("--version").stdout.strip() == "0.90.0"
     done = run("docter")
