@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -13,29 +13,27 @@ T = TypeVar("T")
 
 _lock = threading.Lock()
 _jobs: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] | None = None
-_last: Future[Any] | None = None
 
 
 def later(work: Callable[[], T]) -> Future[T]:
     """Run `work` on the thread, first come first served."""
-    global _jobs, _last
+    global _jobs
     done: Future[T] = Future()
     with _lock:
         if _jobs is None:
             _jobs = SimpleQueue()
             threading.Thread(target=_run, args=(_jobs,), name="egisai-background", daemon=True).start()
-        _last = done
         _jobs.put((work, done))
     return done
 
 
 def drain(timeout_s: float) -> None:
-    """Wait for what was queued so far, at most `timeout_s`."""
-    last = _last
-    if last is not None:
-        finished = threading.Event()
-        last.add_done_callback(lambda _: finished.set())
-        finished.wait(timeout_s)
+    """Wait for what was queued so far, and for what is done with it, at most `timeout_s`."""
+    if _jobs is not None:
+        wait([later(_nothing)], timeout_s)  # a future is done before its callbacks have run; this job comes after them
+
+
+def _nothing() -> None: ...
 
 
 def _run(jobs: SimpleQueue[tuple[Callable[[], Any], Future[Any]]]) -> None:
@@ -50,8 +48,8 @@ def _run(jobs: SimpleQueue[tuple[Callable[[], Any], Future[Any]]]) -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _lock, _jobs, _last
-    _lock, _jobs, _last = threading.Lock(), None, None
+    global _lock, _jobs
+    _lock, _jobs = threading.Lock(), None
 
 
 if hasattr(os, "register_at_fork"):
