@@ -512,8 +512,10 @@ def test_call_uninstrument(subject: Subject, wire: Wire) -> None:
     targets = [*integration.targets, *((method.module, method.path) for method in integration.methods)]
 
     def current() -> list[Any]:
-        owners = [(importlib.import_module(module), *path.rsplit(".", 1)) for module, path in targets]
-        return [vars(reduce(getattr, where.split("."), module)).get(name) for module, where, name in owners]
+        owners = [(importlib.import_module(module), *path.rpartition(".")[::2]) for module, path in targets]
+        return [
+            vars(reduce(getattr, filter(None, where.split(".")), module)).get(name) for module, where, name in owners
+        ]
 
     originals = current()
     provider = TracerProvider()

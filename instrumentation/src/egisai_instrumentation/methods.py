@@ -138,8 +138,7 @@ class _Start:
         if destination in self._refusing or asked.endpoint.usage_on_request is None:
             return kwargs
         asking = asked.endpoint.usage_on_request(asked.body)
-        fold = call.folding()
-        if asking is None or fold is None:
+        if asking is None or (fold := call.folding()) is None:
             return kwargs
         fold.usage_asked = True
         return {**kwargs, **{name: value for name, value in asking.items() if asked.body.get(name) is not value}}

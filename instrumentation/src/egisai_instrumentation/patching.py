@@ -78,7 +78,11 @@ class Patches:
             *owners, name = path.split(".")
             owner: Any = functools.reduce(getattr, owners, module)
             original = getattr(owner, name)
-            ours = follow(original, self, _is_vendors(original))
+            alias = next((patch for patch in self._patches if patch.ours is original), None)
+            if alias is not None:  # another name of what is followed already, taken since
+                original, ours = alias.original, alias.ours
+            else:
+                ours = follow(original, self, _is_vendors(original))
             self._patches.append(_Patch(owner, name, original, ours, inherited=name not in owner.__dict__))
             setattr(owner, name, ours)
             self._state[library] = installed

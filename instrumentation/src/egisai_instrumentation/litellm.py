@@ -1,0 +1,116 @@
+"""LiteLLM: completions, responses and embeddings of any provider, one span whatever is called underneath.
+
+https://docs.litellm.ai. Its functions are followed where they are defined and where `litellm` names them again.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from egisai import semconv
+
+from . import openai, usage
+from .integration import Asked, Attributes, Endpoint, Integration, Method
+from .reading import an_array, member, put
+
+_PROVIDERS: Final = {
+    "azure": "azure.ai.openai",
+    "azure_ai": "azure.ai.inference",
+    "bedrock": "aws.bedrock",
+    "bedrock_converse": "aws.bedrock",
+    "cohere_chat": "cohere",
+    "gemini": "gcp.gemini",
+    "mistral": "mistral_ai",
+    "moonshot": "moonshot_ai",
+    "text-completion-openai": "openai",
+    "vertex_ai": "gcp.vertex_ai",
+    "vertex_ai_beta": "gcp.vertex_ai",
+    "watsonx": "ibm.watsonx.ai",
+    "xai": "x_ai",
+}
+"""LiteLLM's words for providers, where the conventions have others."""
+
+
+@functools.lru_cache(maxsize=1000)
+def _resolved(model: str, provider: str | None, url: str | None) -> tuple[str, str, str]:
+    """Model, provider and URL as LiteLLM itself resolves them; where it cannot, it is about to say so."""
+    try:
+        found: tuple[str, str, object, str | None] = sys.modules["litellm"].get_llm_provider(model, provider, url)
+    except Exception:  # noqa: BLE001 - the caller gets it, from the call itself
+        return model, provider or "litellm", url or ""
+    return found[0], _PROVIDERS.get(found[1], found[1]), url or found[3] or ""
+
+
+def _asked(endpoint: Endpoint) -> Callable[[Mapping[str, Any]], Asked]:
+    def asked(arguments: Mapping[str, Any]) -> Asked:
+        given = arguments.get("model") or arguments["args"][0]  # some take all their arguments as `*args`
+        url = arguments.get("api_base") or arguments.get("base_url")
+        model, provider, url = _resolved(given, arguments.get("custom_llm_provider"), url)
+        return Asked(endpoint, {**arguments, "model": model}, url, provider)
+
+    return asked
+
+
+def _embeddings_response(response: Any) -> Attributes:
+    attributes: Attributes = {}
+    put(attributes, semconv.RESPONSE_MODEL, response.model)
+    usage.OPENAI_EMBEDDINGS.read(attributes, response.usage)
+    vectors = an_array(response.data)
+    if vectors and (vector := an_array(member(vectors[0], "embedding"))):
+        attributes[semconv.EMBEDDINGS_DIMENSION_COUNT] = len(vector)
+    return attributes
+
+
+class _Fold(openai.ChatFold):
+    """Chunks, the usage in one of its own: asked for by us, it is not the caller's to see."""
+
+    __slots__ = ()
+
+    def feed(self, chunk: Any) -> bool:
+        is_asked, self.usage_asked = self.usage_asked, False  # LiteLLM's chunks lack the member where they have none
+        super().feed(chunk)
+        self.usage_asked = is_asked
+        return is_asked and getattr(chunk, "usage", None) is not None and not any(map(_says, chunk.choices))
+
+
+def _says(choice: Any) -> bool:
+    delta = choice.delta
+    return bool(choice.finish_reason or delta.content or delta.tool_calls)
+
+
+def _usage_on_request(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    options: Mapping[str, Any] = body.get("stream_options") or {}
+    if not body.get("stream") or "include_usage" in options:  # the caller's own choice, either way
+        return None
+    return {**body, "stream_options": {**options, "include_usage": True}}
+
+
+_CHAT: Final = replace(openai.CHAT, fold=_Fold, usage_on_request=_usage_on_request)
+_EMBEDDINGS: Final = replace(openai.EMBEDDINGS, read_response=_embeddings_response)
+
+_ENDPOINTS: Final = {
+    "completion": _CHAT,
+    "acompletion": _CHAT,
+    "responses": openai.RESPONSES,
+    "aresponses": openai.RESPONSES,
+    "embedding": _EMBEDDINGS,
+    "aembedding": _EMBEDDINGS,
+}
+
+INTEGRATION: Final = Integration(
+    library="litellm",
+    versions=">=1.75,<2",
+    methods=tuple(
+        Method(module, name, _asked(endpoint))
+        for name, endpoint in _ENDPOINTS.items()
+        for module in ("litellm.responses.main" if "responses" in name else "litellm.main", "litellm")
+    ),
+    endpoints=_ENDPOINTS,
+    provider=lambda provider, _host: provider,
+    note="Text completions, rerank, images and audio make no span of LiteLLM's own. Names taken from `litellm` before "
+    "`init()`, by `from litellm import completion`, are not followed.",
+)

@@ -1,0 +1,74 @@
+"""LiteLLM: functions, over OpenAI's wire format."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from tests.instrumentation.clients._openai_wire import ChatWire, messages, said
+from tests.instrumentation.contract import Ask, Form, Subject
+
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else importing it asks GitHub for prices
+
+
+class LiteWire(ChatWire):
+    model = "gpt-4.1-mini"
+
+    def last_chunk(self, body: dict[str, Any]) -> dict[str, Any]:
+        return super().last_chunk(body) if (body.get("stream_options") or {}).get("include_usage") else {}
+
+
+@dataclass
+class Client:
+    """Where to, and which half of the functions."""
+
+    url: str
+    kind: str
+
+    def call(self, name: str, ask: Ask, **arguments: Any) -> Any:
+        import litellm
+
+        function = getattr(litellm, f"a{name}" if self.kind == "async" else name)
+        options = {"api_base": f"{self.url}/v1", "api_key": "sk-local", "max_retries": 0}
+        return function(model=f"openai/{ask.model}", **options, **arguments)
+
+
+def _chat(client: Client, ask: Ask, **more: Any) -> Any:
+    return client.call("completion", ask, messages=messages(ask), **more)
+
+
+def _said(response: Any) -> dict[str, Any]:
+    facts = said(response) if not isinstance(response, list) else {"reasons": (response[-1].choices[0].finish_reason,)}
+    return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def _close(client: Client) -> Any:
+    """LiteLLM leaves a task of its own on the loop."""
+    if client.kind == "async" and "litellm" in sys.modules:
+        from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+
+        return GLOBAL_LOGGING_WORKER.stop()
+    return None
+
+
+SUBJECT = Subject(
+    library="litellm",
+    provider="openai",
+    model=LiteWire.model,
+    wire=LiteWire,
+    make=Client,
+    close=_close,
+    transport=None,
+    forms=(
+        Form("chat", _chat, _said),
+        Form(
+            "chat-stream",
+            lambda client, ask: _chat(client, ask, stream=True),
+            _said,
+            stream=True,
+            kinds=("async",),  # a sync stream cannot be closed: see test_litellm.py
+        ),
+    ),
+)
