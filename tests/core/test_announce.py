@@ -120,6 +120,30 @@ def test_a_well_known_template_is_told() -> None:
     assert len(told) == 5
 
 
+def test_what_joined_later_is_told_once() -> None:
+    """Prompts that turn out to be one agent's are told again, with the agent, and then no more."""
+    told: list[Sighting] = []
+    who = Attribution(on_sighting=told.append)
+    orders = (
+        "Ask for the ticket when it was lost by the courier.",
+        "Do not speak of prizes by letter or by telephone.",
+        "Mention the fair in June, and where it takes place.",
+        "Send lists as plain text, one line for each article.",
+        "Write dates with the month first, then the day.",
+        "Quote the number of the shelf, which is on the label.",
+        "Thank them for the photos that they took.",
+        "Refer to the tariff of last year where it was lower.",
+    )
+    found = [fingerprint.of((f"{CLERK} {order}",)) for order in orders]
+    ids = {who.prompted(one).id for one in found if one is not None}
+    assert len(ids) == 8
+    for _ in range(2):
+        assert len({who.prompted(one).id for one in found if one is not None}) == 1
+        assert len(told) == 8 + 7 + 1
+        who.learn({OTHER: (OTHER, str(_))})
+    assert len({sighting.under for sighting in told[8:15]}) == 1
+
+
 # --- what is ruled ---------------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from opentelemetry.context import Context
 
 import egisai
 from conftest import Spans
-from egisai import attribution
+from egisai import attribution, fingerprint
 from egisai.attribution import Attribution, Sighting
 from egisai.context import NO_FACTS, Facts
 from egisai.identity import agent_id
@@ -29,6 +29,17 @@ from provider import Provider
 AN_ID = "0d9a4c1e-7d7a-4b0e-9d5f-0a4f6f1f2a3b"
 KEY = "egis_live_acme_" + "a" * 64
 REFUNDS = "You are the refunds assistant."
+WORDS = ("poet", "cook", "driver", "nurse", "judge", "baker", "tailor", "sailor", "mason", "farmer", "pilot", "clown")
+
+
+def job(word: str) -> str:
+    return f"You are a {word}. You {word} for all of our guests."
+
+
+def prompt_of(word: str) -> fingerprint.Fingerprint:
+    found = fingerprint.of((job(word),))
+    assert found is not None
+    return found
 
 
 @pytest.fixture
@@ -159,26 +170,31 @@ def test_id_never_mixed(spans: Spans, client: openai.OpenAI, monkeypatch: pytest
         check()
 
 
-def test_id_offline(client: openai.OpenAI) -> None:
+@pytest.mark.parametrize("system", [None, REFUNDS])
+def test_id_offline(client: openai.OpenAI, system: str | None) -> None:
     """The platform is down at first use: no delay, the agent is on the span, the announcement follows."""
     recorded = Spans()
     with Platform() as gone:
         url = gone.url
     started = time.perf_counter()
     egisai.init(base_url=url, api_key=KEY, tracer_provider=recorded.provider, quiet=True)
-    egisai.set_context(agent="billing")
-    call(client)
+    egisai.set_context(agent=None if system else "billing")
+    call(client, system)
     assert time.perf_counter() - started < 5  # a refused connection alone would be retried for longer
     made = recorded.only()
-    assert made["egisai.agent.id"] == agent_id("acme", "name", "billing")
+    found = fingerprint.of((REFUNDS,))
+    assert found is not None
+    kind, key = ("fingerprint", found.digest) if system else ("name", "billing")
+    assert made["egisai.agent.id"] == agent_id("acme", kind, key)
     announcer = egisai.runtime._runtime.announcer
     while announcer.last_error is None:  # the first try has failed
         assert not announcer.flush(0.05)
     with Platform(port=int(url.rpartition(":")[2])) as back:
-        assert back.wait_for("billing", 20)["source"] == "name"
+        assert back.wait_for(str(made["gen_ai.agent.name"]), 20)["source"] == kind
 
 
-def test_id_no_loop_block(server: Provider, platform: Platform) -> None:
+@pytest.mark.parametrize("by", ["name", "prompt"])
+def test_id_no_loop_block(server: Provider, platform: Platform, by: str) -> None:
     """New agents met inside async code never wait for the platform, which here answers nobody."""
     recorded = Spans()
     platform.hold.clear()
@@ -186,32 +202,35 @@ def test_id_no_loop_block(server: Provider, platform: Platform) -> None:
 
     async def main() -> None:
         async with openai.AsyncOpenAI(base_url=server.base_url, api_key="sk-local") as client:
-            for i in range(20):
-                egisai.set_context(agent=f"agent {i}")
-                await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}])
+            for word in WORDS:
+                egisai.set_context(agent=word if by == "name" else None)
+                await client.chat.completions.create(model="m", messages=[{"role": "system", "content": job(word)}])
 
     asyncio.run(asyncio.wait_for(main(), 30))
     assert platform.arrived.wait(10)
-    assert len(recorded.calls()) == 20
+    assert len({span.attributes["egisai.agent.id"] for span in recorded.calls()}) == len(WORDS)
     assert platform.answered == 0
     platform.hold.set()
-    platform.wait_for("agent 19", 10)
+    platform.wait_for(str(recorded.calls()[-1].attributes["gen_ai.agent.name"]), 10)
 
 
-def test_id_no_global_lock() -> None:
+@pytest.mark.parametrize("by", ["name", "prompt"])
+def test_id_no_global_lock(by: str) -> None:
     """N threads meeting N new agents share no lock: one that stops inside an announcement stops nobody else."""
     stopped, go = threading.Event(), threading.Event()
 
     def on_sighting(sighting: Sighting) -> None:
-        if sighting.key == "slow":
+        if sighting.identity.id == slow_id:
             stopped.set()
             go.wait(60)
 
     who = Attribution(on_sighting=on_sighting)
-    slow = threading.Thread(target=who.named, args=("slow", "name"))
+    meet = (lambda word: who.named(word, "name")) if by == "name" else lambda word: who.prompted(prompt_of(word))
+    slow_id = Attribution().named("slow", "name").id if by == "name" else Attribution().prompted(prompt_of("slow")).id
+    slow = threading.Thread(target=meet, args=("slow",))
     slow.start()
     assert stopped.wait(10)
-    threads = [threading.Thread(target=who.named, args=(f"n{i}", "name")) for i in range(16)]
+    threads = [threading.Thread(target=meet, args=(word,)) for word in WORDS]
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + 5
@@ -223,24 +242,28 @@ def test_id_no_global_lock() -> None:
     assert held_up == []
 
 
-def test_id_canonical(client: openai.OpenAI, platform: Platform) -> None:
+@pytest.mark.parametrize("system", [None, REFUNDS])
+def test_id_canonical(client: openai.OpenAI, platform: Platform, system: str | None) -> None:
     """The platform rules that an agent is another one: the call after that carries the other's id and name."""
     recorded = Spans()
-    old = agent_id("acme", "name", "billing-v2")
+    found = fingerprint.of((REFUNDS,))
+    assert found is not None
+    kind, key = ("fingerprint", found.digest) if system else ("name", "billing-v2")
+    old = agent_id("acme", kind, key)
     platform.canonical[old] = {"id": AN_ID, "name": "Billing"}
     egisai.init(base_url=platform.url, api_key=KEY, tracer_provider=recorded.provider, quiet=True)
-    egisai.set_context(agent="billing-v2")
-    call(client)
+    egisai.set_context(agent=None if system else "billing-v2")
+    call(client, system)
     assert recorded.only()["egisai.agent.id"] == old
     assert egisai.runtime._runtime.announcer.flush(10)
-    call(client)
+    call(client, system)
     made = recorded.only()
     assert [made[name] for name in ("egisai.agent.id", "gen_ai.agent.name", "egisai.agent.source")] == [
         AN_ID,
         "Billing",
-        "name",
+        kind,
     ]
-    assert [agent["name"] for agent in platform.agents] == ["billing-v2"]  # announced once
+    assert [agent["id"] for agent in platform.agents] == [old]  # announced once
 
 
 def test_id_no_guess(spans: Spans, client: openai.OpenAI) -> None:
