@@ -18,6 +18,7 @@ from . import (
     anthropic,
     background,
     bedrock,
+    cohere,
     content,
     google_genai,
     groq,
@@ -39,6 +40,7 @@ INTEGRATIONS: Final = (
     bedrock.ASYNC_INTEGRATION,
     google_genai.INTEGRATION,
     mistralai.INTEGRATION,
+    cohere.INTEGRATION,
 )
 
 _ATTACHING: Final = Guard("attaching to the tracer provider")

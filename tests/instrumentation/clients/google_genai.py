@@ -8,8 +8,9 @@ import json
 import ssl
 from typing import Any
 
+from tests.instrumentation.clients._plain_wire import PlainWire
 from tests.instrumentation.contract import Ask, Form, Subject
-from tests.instrumentation.wire import Refused, Request, Wire, _Handler, sse
+from tests.instrumentation.wire import Refused, Request, sse
 
 MODEL = "gemini-3.5-flash"
 _USAGE = {
@@ -38,20 +39,8 @@ def chunk(*candidates: Any, usage: Any = None, **more: Any) -> dict[str, Any]:
     return {**said, "usageMetadata": usage} if usage else said
 
 
-class _Plain(_Handler):
-    """Sends the same head each time: the SDK's responses carry it."""
-
-    def send_header(self, keyword: str, value: str) -> None:
-        if keyword in ("content-type", "content-length", "transfer-encoding", "connection"):
-            super().send_header(keyword, value)
-
-
-class GeminiWire(Wire):
+class GeminiWire(PlainWire):
     """https://ai.google.dev/api/generate-content"""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._server.RequestHandlerClass = _Plain
 
     def answer(self, request: Request) -> bytes | list[bytes]:
         path = request.path.partition("?")[0]
