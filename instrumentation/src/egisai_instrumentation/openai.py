@@ -1,8 +1,9 @@
-"""OpenAI: chat completions, responses, embeddings. https://platform.openai.com/docs/api-reference"""
+"""OpenAI: chat and legacy completions, responses, embeddings, images, audio, moderations. https://platform.openai.com/docs/api-reference"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, cast
 
 from egisai import semconv
@@ -82,6 +83,18 @@ def _embeddings_request(body: Mapping[str, Any]) -> Attributes:
     if isinstance(encoding, str):
         attributes[semconv.REQUEST_ENCODING_FORMATS] = [encoding]
     return attributes
+
+
+def _images_request(body: Mapping[str, Any]) -> Attributes:
+    return {**_chat_request(body), semconv.OUTPUT_TYPE: "image"}
+
+
+def _speech_request(body: Mapping[str, Any]) -> Attributes:
+    return {**_request(body), semconv.OUTPUT_TYPE: "speech"}
+
+
+def _transcription_request(body: Mapping[str, Any]) -> Attributes:
+    return {**_request(body), semconv.OUTPUT_TYPE: "text"}
 
 
 def _output_type(attributes: Attributes, format: object) -> None:  # noqa: A002 - the API's word
@@ -247,6 +260,39 @@ def _embeddings_response(response: Any) -> Attributes:
     return attributes
 
 
+def _images_response(response: Any) -> Attributes:
+    attributes: Attributes = {}
+    usage.OPENAI_IMAGES.read(attributes, getattr(response, "usage", None))
+    return attributes
+
+
+def _transcription_response(response: Any) -> Attributes:
+    attributes: Attributes = {}
+    usage.OPENAI_TRANSCRIPTIONS.read(attributes, getattr(response, "usage", None))
+    return attributes
+
+
+def _moderation_response(response: Any) -> Attributes:
+    return {semconv.RESPONSE_ID: response.id, semconv.RESPONSE_MODEL: response.model}
+
+
+class _LastFold:
+    """Events of an image or a transcription in the making: the last one has the usage."""
+
+    __slots__ = ("_last", "_read", "usage_asked")
+
+    def __init__(self, read: Callable[[Any], Attributes]) -> None:
+        self.usage_asked = False
+        self._read = read
+        self._last: Any = None
+
+    def feed(self, chunk: Any) -> None:
+        self._last = chunk
+
+    def attributes(self) -> Attributes:
+        return self._read(self._last)
+
+
 # --- content ---------------------------------------------------------------------------------------------------------
 
 
@@ -376,30 +422,77 @@ def _embeddings_conversation(body: Mapping[str, Any]) -> Conversation:
     return Conversation([Message("user", [Text(text)]) for text in texts(body.get("input"))])
 
 
+def _completions_conversation(body: Mapping[str, Any]) -> Conversation:
+    return Conversation([Message("user", [Text(text)]) for text in texts(body.get("prompt"))])
+
+
+def _completions_answers(completion: Any) -> list[Message]:
+    return [Message("assistant", [Text(choice.text)], choice.finish_reason) for choice in completion.choices or ()]
+
+
+def _completions_chunk(gathered: Gathered, chunk: Any) -> None:
+    for choice in chunk.choices or ():
+        gathered.text(choice.text, choice.index)
+        gathered.finish(choice.finish_reason, choice.index)
+
+
+def _images_answers(response: Any) -> list[Message]:
+    images = [Media("image", content=image.b64_json, uri=image.url) for image in response.data or ()]
+    return [Message("assistant", images)]
+
+
+def _transcription_answers(response: Any) -> list[Message]:
+    return [Message("assistant", [Text(response.text)])]
+
+
+def _transcription_chunk(gathered: Gathered, chunk: Any) -> None:
+    if chunk.type == "transcript.text.delta":
+        gathered.text(chunk.delta)
+
+
 # --- the integration -------------------------------------------------------------------------------------------------
 
 _PROVIDERS: Final = (
     ("openai.azure.com", "azure.ai.openai"),
+    ("cognitiveservices.azure.com", "azure.ai.openai"),
     ("services.ai.azure.com", "azure.ai.openai"),
+    ("models.inference.ai.azure.com", "azure.ai.inference"),
+    ("anthropic.com", "anthropic"),
+    ("aiplatform.googleapis.com", "gcp.vertex_ai"),
+    ("generativelanguage.googleapis.com", "gcp.gemini"),
+    ("cohere.ai", "cohere"),
+    ("cohere.com", "cohere"),
     ("deepseek.com", "deepseek"),
     ("groq.com", "groq"),
+    ("ml.cloud.ibm.com", "ibm.watsonx.ai"),
     ("mistral.ai", "mistral_ai"),
-    ("x.ai", "x_ai"),
-    ("perplexity.ai", "perplexity"),
     ("moonshot.ai", "moonshot_ai"),
     ("moonshot.cn", "moonshot_ai"),
-    ("openrouter.ai", "openrouter"),
-    ("together.xyz", "together_ai"),
+    ("perplexity.ai", "perplexity"),
+    ("x.ai", "x_ai"),
+    # The conventions have no name for these.
+    ("cerebras.ai", "cerebras"),
+    ("deepinfra.com", "deepinfra"),
     ("fireworks.ai", "fireworks_ai"),
-    ("generativelanguage.googleapis.com", "gcp.gemini"),
+    ("huggingface.co", "huggingface"),
+    ("integrate.api.nvidia.com", "nvidia"),
+    ("openrouter.ai", "openrouter"),
+    ("sambanova.ai", "sambanova"),
+    ("together.ai", "together_ai"),
+    ("together.xyz", "together_ai"),
 )
-"""Providers that speak this wire format, by the host that serves it; values of `gen_ai.provider.name` where the
-conventions have one."""
+"""Providers that speak this wire format, by the domain that serves it, and the well-known values of
+`gen_ai.provider.name` (docs/registry/attributes/gen-ai.md of open-telemetry/semantic-conventions-genai). Any other
+host, such as a server of one's own, is "openai", for what it speaks."""
 
 
 def _provider(client: str, host: str) -> str:
     if "Azure" in client:
         return "azure.ai.openai"
+    if "Bedrock" in client or (host.startswith("bedrock") and host.endswith((".amazonaws.com", ".api.aws"))):
+        return "aws.bedrock"
+    if host.endswith("-aiplatform.googleapis.com"):  # of a region
+        return "gcp.vertex_ai"
     return next((name for domain, name in _PROVIDERS if host == domain or host.endswith("." + domain)), "openai")
 
 
@@ -428,6 +521,47 @@ EMBEDDINGS: Final = Endpoint(
     content=Content(_embeddings_conversation, lambda _: ()),
 )
 
+_COMPLETIONS: Final = Endpoint(
+    "text_completion",
+    _chat_request,
+    no_prompt,
+    _chat_response,
+    ChatFold,
+    usage_on_request=_usage_on_request,
+    content=Content(_completions_conversation, _completions_answers, _completions_chunk),
+)
+# Images and audio are what the conventions call generating content, told apart by `gen_ai.output.type`.
+_IMAGES: Final = Endpoint(
+    "generate_content",
+    _images_request,
+    no_prompt,
+    _images_response,
+    functools.partial(_LastFold, _images_response),
+    content=Content(_completions_conversation, _images_answers),
+)
+_SPEECH: Final = Endpoint(
+    "generate_content",
+    _speech_request,
+    no_prompt,
+    lambda _: {},
+    content=Content(_embeddings_conversation, lambda _: ()),
+)
+_TRANSCRIPTION: Final = Endpoint(
+    "generate_content",
+    _transcription_request,
+    no_prompt,
+    _transcription_response,
+    functools.partial(_LastFold, _transcription_response),
+    content=Content(lambda _: Conversation(), _transcription_answers, _transcription_chunk),
+)
+_MODERATIONS: Final = Endpoint(
+    "moderation",  # nothing is generated: no call in the sense of `semconv.is_call`
+    _request,
+    no_prompt,
+    _moderation_response,
+    content=Content(_embeddings_conversation, lambda _: ()),
+)
+
 INTEGRATION: Final = Integration(
     library="openai",
     versions=">=1.26,<4",
@@ -436,9 +570,18 @@ INTEGRATION: Final = Integration(
         "/chat/completions": CHAT,
         "/responses": RESPONSES,
         "/embeddings": EMBEDDINGS,
+        "/completions": _COMPLETIONS,
+        "/images/generations": _IMAGES,
+        "/images/edits": _IMAGES,
+        "/images/variations": _IMAGES,
+        "/audio/speech": _SPEECH,
+        "/audio/transcriptions": _TRANSCRIPTION,
+        "/audio/translations": _TRANSCRIPTION,
+        "/moderations": _MODERATIONS,
     },
     provider=_provider,
-    note="Every provider that speaks this format, by its base URL. Legacy completions, images, audio, moderations and "
-    "realtime make no span. A raw stream read past the SDK has no usage.",
+    note="Every provider that speaks this format, by its base URL. Realtime, videos, assistants and batches make no "
+    "span, nor does fetching a response again, such as one in the background. A raw stream read past the SDK has no "
+    "usage. A moderation has a span and is no call.",
     oldest=("httpx==0.27.2",),  # openai before 1.55 passes arguments that 0.28 removed
 )

@@ -144,6 +144,23 @@ OPENAI_RESPONSES: Final = Dialect(
 
 OPENAI_EMBEDDINGS: Final = Dialect(input="prompt_tokens")
 
+OPENAI_IMAGES: Final = Dialect(
+    input="input_tokens",
+    output="output_tokens",
+    text_input="input_tokens_details.text_tokens",
+    image_input="input_tokens_details.image_tokens",
+    text_output="output_tokens_details.text_tokens",
+    image_output="output_tokens_details.image_tokens",
+)
+
+OPENAI_TRANSCRIPTIONS: Final = Dialect(
+    input="input_tokens",
+    output="output_tokens",
+    text_input="input_token_details.text_tokens",
+    audio_input="input_token_details.audio_tokens",
+)
+"""Older models count seconds instead, which is no usage in tokens."""
+
 ANTHROPIC: Final = Dialect(
     input=("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"),
     output="output_tokens",  # thinking included
