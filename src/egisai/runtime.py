@@ -194,7 +194,8 @@ def init(
 
 def _set_up(runtime: _Runtime, tracer_provider: TracerProvider | None) -> None:
     settings = runtime.settings
-    redaction.use(settings.redact)
+    if settings.redact is not None:  # else what the program gave to `redaction.use` stays
+        redaction.use(settings.redact)
     propagation.use(propagation.Trust.of(settings))
     _attribute(settings, runtime)
     if tracer_provider is not None:
@@ -284,19 +285,21 @@ def shutdown(timeout_s: float = 5.0) -> None:
     Runs by itself at exit. `init()` may be called again afterwards, with other settings.
     """
     with _lock:
-        if _stop(timeout_s):
+        stopped = _stop(timeout_s)
+        if stopped is not None:
             attribution.use(attribution.Attribution())
             propagation.use(None)
-            redaction.use(None)
+            if stopped.settings.redact is not None:
+                redaction.use(None)
 
 
-def _stop(timeout_s: float = 5.0) -> bool:
+def _stop(timeout_s: float = 5.0) -> _Runtime | None:
     """Take everything down but how spans are attributed and redacted: at exit, other exporters may have some left."""
     global _runtime
     with _lock:
         runtime, _runtime = _runtime, None
         if runtime is None:
-            return False
+            return None
         atexit.unregister(_stop)
         with guard.Guard("shutting down"):
             if runtime.instrumentor is not None:
@@ -308,7 +311,7 @@ def _stop(timeout_s: float = 5.0) -> bool:
             pools.uninstall()
         if runtime.announcer is not None:
             runtime.announcer.close(min(_LAST_WORD_S, timeout_s))
-        return True
+        return runtime
 
 
 def diagnostics() -> dict[str, Any]:
