@@ -87,6 +87,12 @@ USAGE_TEXT_OUTPUT_TOKENS: Final = "gen_ai.usage.text.output_tokens"
 USAGE_IMAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.image.output_tokens"
 USAGE_AUDIO_OUTPUT_TOKENS: Final = "gen_ai.usage.audio.output_tokens"
 
+# --- tools ---------------------------------------------------------------------------------------------------------
+EXECUTE_TOOL: Final = "execute_tool"
+"""Value of `gen_ai.operation.name`."""
+TOOL_NAME: Final = "gen_ai.tool.name"
+MCP_METHOD: Final = "mcp.method.name"
+
 # --- content, off unless OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT says otherwise ---------------------------
 INPUT_MESSAGES: Final = "gen_ai.input.messages"
 OUTPUT_MESSAGES: Final = "gen_ai.output.messages"

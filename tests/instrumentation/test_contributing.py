@@ -124,10 +124,11 @@ def test_support_table() -> None:
 
 
 def test_every_integration_is_in_the_contract() -> None:
-    """Whatever is listed is tested; openai has a suite of its own beside this one."""
+    """Whatever makes calls is tested; openai has a suite of its own beside this one."""
     from tests.instrumentation.contract import subjects
 
-    assert {integration.library for integration in INTEGRATIONS} - {"openai"} == {each.library for each in subjects()}
+    listed = {integration.library for integration in INTEGRATIONS if integration.endpoints}
+    assert listed - {"openai"} == {each.library for each in subjects()}
 
 
 def test_oldest() -> None:

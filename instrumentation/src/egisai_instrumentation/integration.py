@@ -107,6 +107,18 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True)
+class Wrapped:
+    """A function or method that is followed in a way of its own: it calls no LLM."""
+
+    module: str
+    path: str
+    follow: Callable[[Any, Any], Any]
+    """From the original and the `Tracing` to what stands in its place."""
+    since: str = ""
+    """The library's first version that has it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Integration:
     """An LLM client library and where its calls pass."""
 
@@ -123,6 +135,8 @@ class Integration:
     `Method.asked` finds them by. The support table lists them."""
     methods: Sequence[Method] = ()
     """Of any other client."""
+    others: Sequence[Wrapped] = ()
+    """What belongs to the agents' work and is no call of an LLM, such as tools."""
     traces_itself: Callable[[Any], bool] | None = None
     """Whether this client (None: a function's) makes an OpenTelemetry span of its own for a call, inside what we
     follow, on a provider whose spans are attributed: that span is then the call's, attributed and completed, and none

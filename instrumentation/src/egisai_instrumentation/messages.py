@@ -142,7 +142,7 @@ def messages_json(messages: Sequence[Message], limit: int = MAX_TOTAL_CHARS) -> 
     kept: list[str] = []
     left = limit - 2
     for message in reversed(messages):
-        text = _fitting(message, left) if not kept else _dump(_message(message, MAX_PART_CHARS))
+        text = _fitting(message, left) if not kept else json_of(_message(message, MAX_PART_CHARS))
         if len(text) + 1 > left:
             break
         kept.append(text)
@@ -154,7 +154,7 @@ def system_json(texts: Sequence[str], limit: int = MAX_TOTAL_CHARS) -> str:
     """System instructions as JSON, cut evenly where they do not fit."""
     per_text = MAX_PART_CHARS
     while True:
-        text = _dump([{"type": "text", "content": cut(each, per_text)} for each in texts])
+        text = json_of([{"type": "text", "content": cut(each, per_text)} for each in texts])
         if len(text) <= limit or per_text == 0:
             return text if len(text) <= limit else "[]"
         per_text //= 2
@@ -162,10 +162,10 @@ def system_json(texts: Sequence[str], limit: int = MAX_TOTAL_CHARS) -> str:
 
 def tools_json(tools: Sequence[Mapping[str, Any]], limit: int = MAX_TOTAL_CHARS) -> str:
     """Tool definitions as JSON; only their names where they do not fit."""
-    text = _dump([dict(tool) for tool in tools])
+    text = json_of([dict(tool) for tool in tools])
     if len(text) <= limit:
         return text
-    text = _dump([{"type": tool.get("type"), "name": tool.get("name")} for tool in tools])
+    text = json_of([{"type": tool.get("type"), "name": tool.get("name")} for tool in tools])
     return text if len(text) <= limit else "[]"
 
 
@@ -177,7 +177,7 @@ def cut(text: str, limit: int) -> str:
 def _fitting(message: Message, limit: int) -> str:
     per_part = MAX_PART_CHARS
     while True:
-        text = _dump(_message(message, per_part))
+        text = json_of(_message(message, per_part))
         if len(text) + 1 <= limit or per_part == 0:
             return text
         per_part //= 2
@@ -221,11 +221,12 @@ def _parsed(arguments: Json) -> Json:
 
 
 def _bounded(value: Json, limit: int) -> Json:
-    text = value if isinstance(value, str) else _dump(value)
+    text = value if isinstance(value, str) else json_of(value)
     return cut(text, limit) if len(text) > limit else value
 
 
-def _dump(value: object) -> str:
+def json_of(value: object) -> str:
+    """JSON of any value: of what has no form in it, what it holds or its type's name, never its `repr`."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_plain)
 
 

@@ -68,6 +68,11 @@ class Patches:
                 follow = functools.partial(methods.follow, integration, method)
                 self._when_imported(method.module, method.path, integration.library, installed, follow)
 
+        for other in integration.others:
+            if not other.since or Version(installed) >= Version(other.since):
+                follow = functools.partial(_followed_otherwise, other.follow)
+                self._when_imported(other.module, other.path, integration.library, installed, follow)
+
     def _when_imported(self, module: str, path: str, library: str, installed: str, follow: Callable[..., Any]) -> None:
         wrapt.register_post_import_hook(functools.partial(self._patch, path, library, installed, follow), module)
 
@@ -113,6 +118,10 @@ class Patches:
         if final:
             self.tracer = tracer
         return tracer
+
+
+def _followed_otherwise(follow: Callable[[Any, Any], Any], original: Any, tracing: Patches, _: bool) -> Any:
+    return follow(original, tracing)
 
 
 def _is_vendors(function: Any) -> bool:

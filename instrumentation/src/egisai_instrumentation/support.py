@@ -35,7 +35,7 @@ def _clients(integrations: Sequence[Integration]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for each in integrations:
         places = [f"{module}.{path}" for module, path in each.targets]
-        places += [f"{method.module}.{method.path}" for method in each.methods]
+        places += [f"{followed.module}.{followed.path}" for followed in (*each.methods, *each.others)]
         shown = ", ".join(f"`{place}`" for place in dict.fromkeys(places))
         yield f"| `{each.library}` | {each.versions} | {shown} | {each.note} |"
 

@@ -46,11 +46,8 @@ def _said(response: Any) -> dict[str, Any]:
 
 def _close(client: Client) -> Any:
     """LiteLLM leaves a task of its own on the loop."""
-    if client.kind == "async" and "litellm" in sys.modules:
-        from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
-
-        return GLOBAL_LOGGING_WORKER.stop()
-    return None
+    worker = sys.modules.get("litellm.litellm_core_utils.logging_worker")  # not in the oldest version
+    return worker.GLOBAL_LOGGING_WORKER.stop() if client.kind == "async" and worker is not None else None
 
 
 SUBJECT = Subject(
