@@ -35,7 +35,7 @@ CASES = {
             "prompt_tokens_details": {"cached_tokens": 8, "audio_tokens": 2},
             "completion_tokens_details": {"reasoning_tokens": 4, "audio_tokens": 0},
         },
-        {"input": 19, "output": 10, "cache_read.input": 8, "reasoning.output": 4, "audio.input": 2, "audio.output": 0},
+        {"input": 19, "output": 10, "cache_read.input": 8, "reasoning.output": 4, "audio.input": 2},
     ),
     "openai-responses": (
         usage.OPENAI_RESPONSES,

@@ -38,11 +38,11 @@ _READING_RESPONSE: Final = Guard("reading a response")
 _ENDING: Final = Guard("ending a call")
 
 
-def _suppressing() -> tuple[str, ...]:
+def _suppressing() -> frozenset[str]:
     """The context keys that say that nothing is to be instrumented, learnt from who sets them."""
     token = attach(Context())
     with suppress_instrumentation():
-        keys = tuple(get_current())
+        keys = frozenset(get_current())
     detach(token)
     return keys
 
@@ -367,7 +367,7 @@ def begin(
     """
     outer = get_current()
     held = held_in(outer)
-    if _in_flight(held) or any(map(outer.get, _SUPPRESSING)):
+    if _in_flight(held) or (not _SUPPRESSING.isdisjoint(outer) and any(map(outer.get, _SUPPRESSING))):
         return None
     call = Call(endpoint, outer)
     request: Attributes = {

@@ -22,13 +22,15 @@ _MODALITIES: Final = {
     ("image", "output"): semconv.USAGE_IMAGE_OUTPUT_TOKENS,
     ("audio", "output"): semconv.USAGE_AUDIO_OUTPUT_TOKENS,
 }
+_OF_A_MODALITY: Final = frozenset(_MODALITIES.values())
+"""None of these says nothing: providers count no audio in every call of text, and an attribute costs a microsecond."""
 
 
 class Dialect:
     """How one provider reports usage. Each argument names members of its usage object, which may be a mapping.
 
     A name is a member, or `holder.member`. Of several, those that are there are added up. A mapping or an object that
-    lacks a member lacks the attribute: nothing is made up.
+    lacks a member lacks the attribute: nothing is made up. Nor is there one of a modality that was not used.
     """
 
     __slots__ = ("_by_modality", "_nested", "_singles", "_sums")
@@ -64,7 +66,7 @@ class Dialect:
         get = _getters.get(usage.__class__) or _getter(usage)
         for name, member in self._singles:
             count = get(usage, member, None)
-            if count is not None:
+            if count or (count is not None and name not in _OF_A_MODALITY):
                 attributes[name] = count if count.__class__ is int else int(count)
         for holder, details in self._nested:
             held = get(usage, holder, None)
@@ -72,7 +74,7 @@ class Dialect:
                 get_inside = _getters.get(held.__class__) or _getter(held)
                 for name, member in details:
                     count = get_inside(held, member, None)
-                    if count is not None:
+                    if count or (count is not None and name not in _OF_A_MODALITY):
                         attributes[name] = count if count.__class__ is int else int(count)
         for name, members in self._sums:
             counts = [int(count) for count in (get(usage, member, None) for member in members) if count is not None]
@@ -87,7 +89,7 @@ def _read_modalities(attributes: Attributes, counts: Any, direction: str, modali
         get = _getter(each)
         what, count = get(each, modality, None), get(each, tokens, None)
         name = _MODALITIES.get((str(getattr(what, "value", what)).lower(), direction))
-        if name is not None and count is not None:
+        if name is not None and count:
             attributes[name] = int(count)
 
 
