@@ -337,7 +337,7 @@ def test_bedrock_body_left(client: Any, spans: Spans, how: str) -> None:
 
 def test_bedrock_body_is_not_read_for_the_caller(client: Any, wire: bedrock.BedrockWire, spans: Spans) -> None:
     """Only what the caller reads comes over the connection, and no more than a limit of it is kept."""
-    big = json.dumps({"completion": "x" * (bodies.MAX_BYTES + 1), "stop_reason": "end"}).encode()
+    big = json.dumps({"completion": "x" * (bodies.MAX_BYTES * 3 // 2), "stop_reason": "end"}).encode()
     wire.hooks.append(replay(big, headers=bedrock.HEADERS))
     body = _invoke(client)
     copy = body._raw_stream._self_copy
