@@ -235,7 +235,7 @@ def test_content_parts(recording: Spans, wire: GeminiWire, client: Any) -> None:
         types.Part.from_bytes(data=b"png", mime_type="image/png"),
         types.Content(role="model", parts=[types.Part.from_function_call(name="balance", args={"account": "a-1"})]),
         {"role": "user", "parts": [{"function_response": {"name": "balance", "response": {"eur": 12}}}]},
-        {"role": "user", "parts": [{"file_data": {"file_uri": "gs://b/x.pdf", "mime_type": "application/pdf"}}]},
+        {"role": "user", "parts": [{"fileData": {"fileUri": "gs://b/x.pdf", "mimeType": "application/pdf"}}]},
     ]
     schema = {"type": "OBJECT", "properties": {"account": {"type": "STRING"}}}
     tool = {"function_declarations": [{"name": "balance", "description": "Of an account.", "parameters": schema}]}
