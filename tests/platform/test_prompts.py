@@ -259,6 +259,16 @@ def test_a_template_obeys_operators(registry):
     assert registry.names("o").aliases == {first.id: named.id}
 
 
+def test_one_misplaced_prompt_does_not_merge_two_agents(registry):
+    """A process counted a prompt under the wrong agent: that its template is known elsewhere moves no agent."""
+    found = [obscure(n) for n in range(3)]
+    parcels, first = variants(1, 1)[0], sighting(found[0])
+    misplaced = sighting(found[1], under=parcels.id)
+    registry.announce("o", [parcels, misplaced, first])
+    registry.announce("o", [learnt(found[0], found[1:])])
+    assert registry.names("o").aliases == {misplaced.id: parcels.id}
+
+
 # --- operators have the last word -----------------------------------------------------------------------------------
 def test_a_split_is_final(registry):
     """Neither sketch nor hint brings back what an operator split off."""

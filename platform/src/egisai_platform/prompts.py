@@ -69,14 +69,17 @@ class Book:
                 best, nearest = found.alike, agent_id
         return nearest
 
-    def of_template(self, template: Sketch) -> Iterator[str]:
-        """The agents of the known prompts that are of a template which several prompts have taught."""
+    def of_template(self, template: Sketch) -> Iterator[tuple[str, bool]]:
+        """The agents of the known prompts that are of a template which several prompts have taught.
+
+        With each, whether it is known by such a template itself.
+        """
         for agent_id, other in self._templates.near(template):
             if compare(template, other).is_same:
-                yield agent_id
+                yield agent_id, True
         for agent_id, prompt in self._index.near(template):
             if compare(template, prompt).is_contained:
-                yield agent_id
+                yield agent_id, False
 
     def add(self, agent_id: str, sketch: Sketch, characters: int, prompts: int = 1) -> None:
         """One more to compare with, unless there are too many; `prompts` is how many have taught it."""

@@ -325,10 +325,13 @@ def _judge(change: Change, book: Book, sightings: Iterable[Sighting], sketches: 
 def _gather(change: Change, book: Book, agent_id: str, template: Sketch) -> None:
     """Puts together what a template shows to be one agent: the newer goes under the older, the free under any other.
 
-    What an operator has made to stand alone is left alone.
+    What an operator has made to stand alone is left alone. One prompt moves itself alone: were an agent moved because
+    of one of its prompts, each prompt that is where it should not be would make one agent of two.
     """
-    for found in dict.fromkeys(book.of_template(template)):
+    for found, is_taught in book.of_template(template):
         mine, other = change.leader(agent_id), change.leader(found)
+        if other != found and not is_taught:
+            continue
         if mine is None or other is None or mine == other or change.root(mine) == change.root(other):
             continue
         rows = change.rows([mine, other])
