@@ -453,7 +453,7 @@ def _interact(arguments: Mapping[str, Any]) -> Asked:
 
 
 INTEGRATION: Final = Integration(
-    library="google-genai",
+    library="google_genai",
     versions=">=2.9,<4",
     methods=(
         Method("google.genai.models", "Models._generate_content", _generate),

@@ -167,7 +167,7 @@ def _said_in_interaction(response: Any) -> dict[str, Any]:
 
 
 SUBJECT = Subject(
-    library="google-genai",
+    library="google_genai",
     imports="google.genai",
     provider="gcp.gemini",
     model=MODEL,
