@@ -56,6 +56,7 @@ class Attribution:
         self._told: set[tuple[str | None, str]] = set()
         self._canonical: dict[str, Identity] = {}
         self._prompts = Prompts()
+        self._met_once: set[str] = set()
 
     # --- the tiers, best first -----------------------------------------------------------------------------------
 
@@ -100,7 +101,15 @@ class Attribution:
             self._tell_prompt(place.leader, place.learnt.first, place.leader, place.learnt.prompts)
         identity = own._replace(id=place.leader, name=place.name, fingerprint=place.digest)
         ruling = rulings.get(own.id) or rulings.get(place.leader)
-        return self._remember(known, (None, prompt.digest), identity if ruling is None else _ruled(identity, ruling))
+        if ruling is not None:
+            identity = _ruled(identity, ruling)
+        if prompt.digest in self._met_once:
+            return self._remember(known, (None, prompt.digest), identity)
+        # Not yet: that it comes again says more of a prompt than anything in it, and `place` is to hear of it.
+        if len(self._met_once) >= _MAX_KNOWN:
+            self._met_once.clear()
+        self._met_once.add(prompt.digest)
+        return identity
 
     def _tell_prompt(self, own_id: str, prompt: Fingerprint, leader: str, prompts: int = 1) -> None:
         identity = Identity(own_id, prompt.name, _PROMPT, prompt.digest)

@@ -246,13 +246,18 @@ class Prompts:
                     found = compare(group.sketch, one.sketch)
                     if found.is_contained if one.is_one_off else found.is_same:
                         joined.append(key)
-        elif group.is_one_off and len(ones) >= _ONE_OFFS - 1:
-            joined = [key for key, found in near if key in ones and found.is_same_job]
-            if len(joined) < _ONE_OFFS - 1:
-                return []
         else:
-            return []
+            joined = self._slot(near, ones) if group.is_one_off else []
         return [(key, self._join(key, leader)) for key in joined]
+
+    def _slot(self, near: list[tuple[str, Comparison]], ones: list[str]) -> list[str]:
+        """Where a prompt and many that were seen once differ in one and the same place, what stands there varies."""
+        by_gap: dict[frozenset[int], list[str]] = {}
+        none: list[str] = []
+        for key, found in near:
+            if key in ones and found.is_same_job and len(found.gaps) == 1:
+                by_gap.setdefault(found.gaps, []).append(key)
+        return next((keys for keys in by_gap.values() if len(keys) >= _ONE_OFFS - 1), none)
 
     def _join(self, key: str, leader: str) -> Fingerprint:
         """Put one group under another."""

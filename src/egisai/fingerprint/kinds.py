@@ -119,6 +119,15 @@ _ORDERS: Final = word_set(
 )
 """English sentences that begin with one of these tell a model what to do; "click" and "install" tell people."""
 
+TASKS: Final = word_set(
+    """
+    analyse analyze answer check classify compare compose convert count create describe draft evaluate explain extract
+    find generate grade guide help identify label list match moderate pick plan rate review rewrite route score select
+    sort summarise summarize tag transform translate turn write
+    """
+)
+"""Orders that can be all that a prompt says of its job."""
+
 _DUTIES: Final = (
     r"(?:handle|help|assist|support|manage|process|resolve|advise|coach|teach|tutor|review|translate|summari[sz]e|write"
     r"|draft|plan|route|triage|classify|extract|analy[sz]e|generate|create|moderate|speciali[sz]e|focus|look after"
@@ -132,7 +141,8 @@ _SELF: Final = (
 _JOBS: Final = {
     "you": r" you (?:(?:are|re|will be|ll be)(?: now| also| only)? "
     r"(?!talking|speaking|chatting|helping|serving|running|powered|given|provided|allowed|free |not |able|expected"
-    r"|asked|required|currently|in |on |to |about|going|reading|looking|unsure|sure|done|finished|ready|interacting|welcome)"
+    r"|asked|required|currently|in |on |to |about|going|reading|looking|unsure|sure|done|finished|ready|interacting"
+    r"|welcome)"
     rf"|(?:only |also |will |must |should |can |may |primarily |mainly )*{_DUTIES}s? )"
     r"|^ you (?!can|could|may|might|should|will|would|need|have|must|do |don|are|re |see |get |want|know|receive|cannot"
     r"|were|did|had|ll |ve |d |never|always|only|also|only|yourself)[a-z]+ ",
@@ -218,6 +228,7 @@ _ABOUT_THE_USER: Final = re.compile(
     rf"| the (?:{_WHO.replace(' ', '|')}) you are (?:helping|talking|serving)"
     r"| (?:signed|logged) in as "
 )
+_TITLE: Final = 6  # words of "Your task now:"
 _SPEAKERS: Final = word_set(
     """
     user assistant human ai bot customer client agent caller patient student q a question query frage nutzer kunde
@@ -280,9 +291,12 @@ def kind_of(words: Sequence[str], piece: str) -> Kind:
     return Kind.FRAGMENT
 
 
-def carries(kind: Kind, piece: str) -> bool:
+def carries(kind: Kind, words: Sequence[str], piece: str) -> bool:
     """Whether what follows on the line, or on the next one, is of the kind of this piece: a field, a turn, a task."""
-    return kind in (Kind.CERTAIN, Kind.JOB) and piece.rstrip("*_` ")[-1:] in (":", ">")
+    end = piece.rstrip("*_` ")[-1:]
+    if end != ":" and not (end == ">" and piece[0] == "<" and piece[1] != "/"):
+        return False
+    return kind is Kind.CERTAIN or (kind is Kind.JOB and len(words) <= _TITLE)
 
 
 def _says(said: str, words: Iterable[str], patterns: Mapping[str, re.Pattern[str]]) -> bool:

@@ -18,7 +18,6 @@ A sketch holds hashes alone, no text, and is small enough to be announced.
 from __future__ import annotations
 
 import base64
-import binascii
 import heapq
 import re
 import struct
@@ -29,7 +28,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from egisai.fingerprint.kinds import Kind, carries, kind_of, lines
+from egisai.fingerprint.kinds import TASKS, Kind, carries, kind_of, lines
 from egisai.fingerprint.masks import words_of
 
 _HEAD: Final = 9_000
@@ -54,10 +53,6 @@ _LEAST: Final = 4
 
 _ALIKE: Final = 0.6
 """Share of their own words that texts of one template have in common at the least."""
-
-_ONE_SIDED: Final = 0.15
-"""Share of the template's own words that one of two texts may add without being another agent, where they say nothing
-of the job: a block for premium users, an order to answer in French."""
 
 _MISSING: Final = 0.5
 """Share of the longer text that a text may lack when it ends in the middle of a sentence."""
@@ -87,28 +82,34 @@ class Sketch(NamedTuple):
         """The sketch of a masked text; None where there is no word in it."""
         words: list[str] = []
         marks = bytearray()
+        tasks: list[int] = []
         last = ""
         if len(text) > _HEAD + _TAIL:
             text = f"{text[:_HEAD]}\n\n{text[-_TAIL:]}"
         carried: Kind | None = None
         for line in lines(text):
+            announces = False
             for piece in line:
                 said = words_of(piece)
                 if not said:
                     continue
                 kind = kind_of(said, piece) if carried is None else carried
+                announces = carries(kind, said, piece)
                 if not piece.isascii():
                     said = _divided(said)
-                words += said
                 marks += bytes((kind | _STARTS,)) + bytes((kind,)) * (len(said) - 1)
-                carried = kind if carried is not None or carries(kind, piece) else None
+                if announces:
+                    carried = kind
+                if kind is Kind.ORDER and said[0] in TASKS:
+                    tasks.append(len(words))
+                words += said
                 last = piece
-            if not carries(Kind.JOB, line[-1]):
+            if not announces:
                 carried = None
         if not words:
             return None
         if not any(mark & _KIND == Kind.JOB for mark in marks):
-            _head(marks)
+            _head(marks, tasks)
         del words[_WORDS:], marks[_WORDS:]
         if not last.rstrip("\"')]*_` ").endswith(_ENDS):
             marks[-1] |= _CUT
@@ -141,7 +142,7 @@ class Sketch(NamedTuple):
             raise ValueError(f"a sketch has at most {MAX_ENCODED} characters, not {len(text)}")
         try:
             packed = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
-        except binascii.Error as exc:
+        except ValueError as exc:  # of base64, or text beyond ASCII
             raise ValueError(f"not a sketch: {exc}") from exc
         words, rest = divmod(len(packed) - 1 - 2 * 4, 5)
         if words < 1 or rest or packed[0] != _VERSION:
@@ -158,8 +159,8 @@ class Sketch(NamedTuple):
         for at, mark in enumerate(self.marks):
             by_kind[mark & _KIND].append(self.hashes[at + 1])  # the one with the word in its middle
         jobs, orders = by_kind[Kind.JOB], by_kind[Kind.ORDER]
-        if len(jobs) + len(orders) < _LEAST:
-            orders = orders + by_kind[Kind.FRAGMENT]
+        if not jobs or any(mark & _HEAD_WORD for mark in self.marks):
+            orders = orders + by_kind[Kind.FRAGMENT] + by_kind[Kind.DATA]
         return {*heapq.nsmallest(_JOBS, jobs), *heapq.nsmallest(_ORDERS, jobs + orders)}
 
     def without(self, runs: Sequence[Run]) -> Sketch:
@@ -186,15 +187,13 @@ class Sketch(NamedTuple):
         return sum([mark & _KIND in _OWN for mark in self.marks])
 
 
-def _head(marks: bytearray) -> None:
-    """Where no sentence says what the agent is for, take the first that is no data for it."""
-    kinds = (*_OWN, Kind.DATA)
-    start = next((at for at, mark in enumerate(marks) if mark & _STARTS and mark & _KIND in kinds), None)
-    if start is None:
-        return
-    first, end = _sentence(marks, start)
-    for at in range(first, end):
-        marks[at] = Kind.JOB | _HEAD_WORD | marks[at] & _STARTS
+def _head(marks: bytearray, tasks: Sequence[int]) -> None:
+    """Where no sentence says what the agent is for, take the first that can, and those that order a task, for it."""
+    can = (*_OWN, Kind.DATA)
+    first = next((at for at, mark in enumerate(marks) if mark & _STARTS and mark & _KIND in can), None)
+    for start in {*tasks, *(() if first is None else (first,))}:
+        for at in range(*_sentence(marks, start)):
+            marks[at] = Kind.JOB | _HEAD_WORD | marks[at] & _STARTS
 
 
 _UNSPACED: Final = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
@@ -214,8 +213,8 @@ class Run(NamedTuple):
     start: int
     end: int
     verdict: Kind
-    """DATA: may differ. JOB: another agent. LABEL: what is taken for the job. ORDER: the template's own, or nobody
-    knows. FRAGMENT: a changed wording."""
+    """CERTAIN: data. DATA: likely data. JOB: another agent. LABEL: what is taken for the job. ORDER: the template's,
+    or nobody knows. FRAGMENT: a changed wording."""
 
 
 class Comparison(NamedTuple):
@@ -224,7 +223,8 @@ class Comparison(NamedTuple):
     Attributes:
         common: words that both have.
         shared: those of them that are the template's beyond doubt.
-        is_replaced: an order of the second stands where the first has something else.
+        is_replaced: where one has a sentence that may be the template's, the other has such a sentence too.
+        gaps: after which words they differ, as hashes.
         missing: what only the first has.
         extra: what only the second has.
         alike: 1 where all of the template's words are shared, towards 0 for texts with little in common.
@@ -236,12 +236,12 @@ class Comparison(NamedTuple):
     extra: list[Run]
     alike: float
     is_replaced: bool
+    gaps: frozenset[int]
 
     @property
     def is_one(self) -> bool:
         """Whether two texts, about which nothing else is known, are of one template."""
-        missing, extra = _own(self.missing), _own(self.extra)
-        return self.is_same_job and not (missing and extra) and missing + extra <= _ONE_SIDED * self.shared
+        return self.alike >= _ALIKE and _verdicts(self.missing, self.extra) <= _CERTAIN
 
     @property
     def is_same_job(self) -> bool:
@@ -249,23 +249,24 @@ class Comparison(NamedTuple):
         return self.alike >= _ALIKE and _verdicts(self.missing, self.extra) <= _WHOLE_SENTENCES
 
     @property
-    def is_same(self) -> bool:
-        """Whether two templates, each known by several texts, are one: they differ in data, or in next to nothing."""
-        orders = sum([run.end - run.start for run in self.extra if run.verdict is Kind.ORDER])
-        return self.is_contained and Kind.FRAGMENT not in _verdicts(self.extra) and orders <= _ONE_SIDED * self.shared
-
-    @property
     def is_contained(self) -> bool:
-        """Whether the second text has all that is the first one's own, a template that is known by several texts."""
+        """Whether the second text has all of the first one, a template that is known by several texts."""
         return (
             self.common >= _LEAST
-            and not _own(self.missing)
+            and _verdicts(self.missing) <= _CERTAIN
             and Kind.JOB not in _verdicts(self.extra)
             and not self.is_replaced
         )
 
+    @property
+    def is_same(self) -> bool:
+        """Whether two templates, each known by several texts, are one."""
+        return self.is_contained and _verdicts(self.extra) <= _CERTAIN
 
-_WHOLE_SENTENCES: Final = frozenset({Kind.DATA, Kind.ORDER})
+
+_WHOLE_SENTENCES: Final = frozenset({Kind.CERTAIN, Kind.DATA, Kind.ORDER})
+_CERTAIN: Final = frozenset({Kind.CERTAIN})
+_DOUBTFUL: Final = frozenset({Kind.DATA, Kind.ORDER, Kind.FRAGMENT, Kind.LABEL})
 
 
 def _verdicts(*sides: list[Run]) -> set[Kind]:
@@ -282,15 +283,21 @@ def compare(one: Sketch, other: Sketch) -> Comparison:
     _forgive_cut(one, missing, other, extra)
     _forgive_cut(other, extra, one, missing)
     common, shared = min(common, common_too), min(shared, shared_too)
-    gaps = {one.hashes[run.start - 1] for run in missing if run.start}
-    replaced = any(run.verdict is Kind.ORDER and run.start and other.hashes[run.start - 1] in gaps for run in extra)
+    doubtful = _gaps(one, [run for run in missing if run.verdict in _DOUBTFUL])
+    replaced = not doubtful.isdisjoint(_gaps(other, [run for run in extra if run.verdict in _DOUBTFUL]))
     differ = _own(missing) + _own(extra)
     alike = 0.0 if common < _LEAST else 2 * shared / (2 * shared + differ) if differ else 1.0
-    return Comparison(common, shared, missing, extra, alike, replaced)
+    return Comparison(common, shared, missing, extra, alike, replaced, _gaps(one, missing) | _gaps(other, extra))
+
+
+def _gaps(text: Sketch, runs: list[Run]) -> frozenset[int]:
+    """What stands before runs of words, those that follow one another counted as one."""
+    ends = {run.end for run in runs}
+    return frozenset(text.hashes[run.start - 1] if run.start else 0 for run in runs if run.start not in ends)
 
 
 def _own(runs: Iterable[Run]) -> int:
-    return sum([run.end - run.start for run in runs if run.verdict is not Kind.DATA])
+    return sum([run.end - run.start for run in runs if run.verdict not in (Kind.DATA, Kind.CERTAIN)])
 
 
 _OWN: Final = frozenset({Kind.FRAGMENT, Kind.ORDER, Kind.JOB})
@@ -345,7 +352,9 @@ def _sentence(marks: bytes | bytearray, at: int) -> tuple[int, int]:
     return first, end
 
 
-_MOST = 40
+_MOST: Final = 40  # words of a run, for each word of it that may be of a job: a sentence in a page of data is data
+_PASSAGE: Final = 24  # words of statements that are more than anybody writes to say what an agent is for
+_SHORT: Final = 2  # words of a line that may lose its neighbours on both sides, and with them what it is known by
 
 
 def _verdict(marks: bytes, start: int, end: int) -> Kind:
@@ -357,15 +366,19 @@ def _verdict(marks: bytes, start: int, end: int) -> Kind:
     if kinds[Kind.JOB] * (4 if announced else _MOST) > n:
         return Kind.JOB
     if kinds[Kind.CERTAIN] * 2 >= n:
-        return Kind.DATA
+        return Kind.CERTAIN
     first, whole = _sentence(marks, start)
+    if n <= _SHORT and (start, end) == (first, whole):
+        return Kind.CERTAIN
     if end <= whole and (end - start) * 2 < whole - first:
         return Kind.FRAGMENT
     if kinds[Kind.ORDER] * (2 if announced else 3) > n:
         return Kind.ORDER
-    if announced or (kinds[Kind.DATA] + kinds[Kind.CERTAIN]) * 2 >= n:
-        return Kind.DATA
-    return Kind.ORDER
+    if announced:
+        return Kind.CERTAIN
+    if (kinds[Kind.DATA] + kinds[Kind.CERTAIN]) * 2 < n:
+        return Kind.ORDER
+    return Kind.CERTAIN if n >= _PASSAGE else Kind.DATA
 
 
 def _announced(marks: bytes, start: int) -> bool:
@@ -382,15 +395,11 @@ def _forgive_cut(short: Sketch, lacks: list[Run], long: Sketch, has: list[Run]) 
     halved = bool(lacks) and lacks[-1].end == last + 1  # the last word itself was cut
     if halved and lacks[-1].start < last:
         return
-    rest = len(has)
-    start = end
-    while rest and has[rest - 1].end == start:
-        rest -= 1
-        start = has[rest].start
-    if start < end <= start + _MISSING * end and short.hashes[last - halved] == long.hashes[start - 1]:
-        del has[rest:]
-        if halved:
-            lacks.pop()
+    edge = short.hashes[last - halved]
+    cut = next((at for at in range(end - 1, int(end * _MISSING), -1) if long.hashes[at] == edge), end)
+    has[:] = [run for run in has if run.end <= cut + 1]
+    if cut < end and halved:
+        lacks.pop()
 
 
 # --- many texts ------------------------------------------------------------------------------------------------------
