@@ -558,6 +558,7 @@ def test_a_forked_child_hears_too(platform: Platform, start: Any, tmp_path: Path
     held.wait(10)
     child = os.fork()
     if child == 0:
+        signal.alarm(20)  # where it waits for the lock for ever
         fine = who.prompted(prompt(2)).id == own(prompt(0)) and announcer.flush(10)
         wait_until(lambda: announcer.last_poll_s is not None)
         os._exit(0 if fine else 1)
