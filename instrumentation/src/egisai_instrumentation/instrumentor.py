@@ -18,6 +18,7 @@ from . import (
     anthropic,
     background,
     bedrock,
+    cerebras,
     cohere,
     content,
     google_genai,
@@ -28,6 +29,7 @@ from . import (
     mistralai,
     ollama,
     openai,
+    together,
 )
 from .patching import Patches
 
@@ -35,6 +37,8 @@ INTEGRATIONS: Final = (
     openai.INTEGRATION,
     anthropic.INTEGRATION,
     groq.INTEGRATION,
+    together.INTEGRATION,
+    cerebras.INTEGRATION,
     ollama.INTEGRATION,
     litellm.INTEGRATION,
     bedrock.INTEGRATION,

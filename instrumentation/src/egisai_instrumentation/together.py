@@ -1,0 +1,21 @@
+"""Together AI: chat completions and embeddings in OpenAI's wire format. https://docs.together.ai/reference"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from . import openai
+from .integration import Integration
+
+INTEGRATION: Final = Integration(
+    library="together",
+    versions=">=3,<4",
+    targets=(("together", "Together.request"), ("together", "AsyncTogether.request")),
+    endpoints={
+        "/v1/chat/completions": replace(openai.CHAT, usage_on_request=None),  # the last chunk has it, unasked
+        "/v1/embeddings": openai.EMBEDDINGS,
+    },
+    provider=lambda _client, _host: "together_ai",
+    note="Legacy completions, images, audio, reranking and batches make no span.",
+)
