@@ -125,14 +125,14 @@ def test_what_joined_later_is_told_once() -> None:
     told: list[Sighting] = []
     who = Attribution(on_sighting=told.append)
     orders = (
-        "Ask for the ticket when it was lost by the courier.",
-        "Do not speak of prizes by letter or by telephone.",
-        "Mention the fair in June, and where it takes place.",
-        "Send lists as plain text, one line for each article.",
-        "Write dates with the month first, then the day.",
-        "Quote the number of the shelf, which is on the label.",
-        "Thank them for the photos that they took.",
-        "Refer to the tariff of last year where it was lower.",
+        "Use the form for lawyers when a lawyer writes.",
+        "Count the boxes twice before you name their number.",
+        "Put the address in capitals, without commas.",
+        "Name the depot in which the truck was loaded.",
+        "Greet hotels by the name of their manager.",
+        "Leave out the tax where the goods went abroad.",
+        "Repeat the code of the voucher at the end.",
+        "Call spare parts by their names in the catalogue.",
     )
     found = [fingerprint.of((f"{CLERK} {order}",)) for order in orders]
     ids = {who.prompted(one).id for one in found if one is not None}
