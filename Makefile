@@ -8,7 +8,7 @@ PYTHONS := $(shell for v in 3.10 3.11 3.12 3.13; do \
 	for p in "$$(command -v python$$v)" "$$HOME"/.pyenv/versions/$$v.*/bin/python; do \
 	[ -n "$$p" ] && [ -x "$$p" ] && "$$p" -c '' 2>/dev/null && echo $$p && break; done; done)
 
-.PHONY: help setup demo test test-pythons test-oldest test-vendors test-backends browser lint types bench bench-fingerprint lock clean
+.PHONY: help setup demo test test-pythons test-oldest test-vendors test-backends test-clients test-postgres test-stress browser lint types bench bench-fingerprint lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -45,6 +45,15 @@ test-vendors: setup ## other vendors' instrumentors, each in an environment of i
 test-backends: setup ## our spans in Arize Phoenix, in an environment of its own (600 MB)
 	@tests/otel/backends.sh
 
+test-clients: setup ## every client's tests on its oldest supported version, in environments of their own (slow)
+	@tests/instrumentation/oldest.sh
+
+test-postgres: setup ## the platform's metadata on PostgreSQL, where Debian's packages are
+	@tests/platform/postgres.sh
+
+test-stress: setup ## contexts, stressed for long: 5,000 drawn programs
+	@STRESS_EXAMPLES=5000 $(BIN)/pytest -q tests/stress
+
 browser: ## Chromium and its driver, for the dashboard's browser tests (Debian, as root)
 	@command -v chromedriver >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium chromium-driver >/dev/null; }
 
@@ -54,8 +63,9 @@ lint: setup ## ruff, check and format
 types: setup ## pyright, strict on the four packages
 	@$(BIN)/pyright
 
-bench: setup ## cost of an attributed call, beside two peers
+bench: setup ## cost of an attributed call, of contexts and pools, beside peers
 	@$(BIN)/python benchmarks/calls.py
+	@$(BIN)/python benchmarks/context.py
 
 bench-fingerprint: setup ## precision, recall and cost of the prompt fingerprint
 	@$(BIN)/python benchmarks/fingerprint.py
