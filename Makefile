@@ -8,7 +8,7 @@ PYTHONS := $(shell for v in 3.10 3.11 3.12 3.13; do \
 	for p in "$$(command -v python$$v)" "$$HOME"/.pyenv/versions/$$v.*/bin/python; do \
 	[ -n "$$p" ] && [ -x "$$p" ] && "$$p" -c '' 2>/dev/null && echo $$p && break; done; done)
 
-.PHONY: help setup demo test test-pythons test-oldest test-vendors test-backends test-clients test-postgres test-stress browser lint types bench bench-fingerprint lock clean
+.PHONY: help setup demo test test-pythons test-oldest test-vendors test-backends test-slow test-clients test-postgres test-stress browser lint types bench bench-fingerprint lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -31,7 +31,10 @@ demo: setup ## run the platform and the example agents, and show who did what (O
 	@$(BIN)/python examples/demo.py $(if $(ONCE),--once)
 
 test: setup ## every test but the slow suites below
-	@$(BIN)/pytest
+	@$(BIN)/pytest -m "not slow"
+
+test-slow: setup ## fleets of processes, web servers and Celery workers, as programs of their own
+	@$(BIN)/pytest -m slow
 
 test-pythons: setup ## the SDK's tests on every other interpreter of this machine, Python 3.10 to 3.13
 	@tests/matrix.sh pythons $(PYTHONS)

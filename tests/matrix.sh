@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 UV=.venv/bin/uv
-TESTS=(tests/core tests/instrumentation tests/exporter tests/fingerprint)
+TESTS=(tests/core tests/instrumentation tests/exporter tests/fingerprint tests/stress tests/jobs/test_processes.py)
 DISTRIBUTIONS=(. instrumentation exporter)
 export UV_LINK_MODE=${UV_LINK_MODE:-hardlink} PYTHONDONTWRITEBYTECODE=1
 
@@ -40,7 +40,7 @@ install_oldest() {
         httpx==0.27.2 # openai before 1.55 passes arguments that 0.28 removed
     "$UV" pip freeze --python "$python" --exclude-editable >"$1/lowest.txt"
     # What the tests themselves need must not move what is tested.
-    "$UV" pip install --quiet --python "$python" --constraint "$1/lowest.txt" pytest pyyaml anyio hypothesis fastapi flask uvicorn \
+    "$UV" pip install --quiet --python "$python" --constraint "$1/lowest.txt" pytest pytest-xdist pyyaml anyio hypothesis fastapi flask uvicorn \
         cheroot httpx2 \
         opentelemetry-instrumentation-httpx opentelemetry-instrumentation-threading opentelemetry-instrumentation-fastapi \
         opentelemetry-instrumentation-flask opentelemetry-distro
@@ -50,7 +50,7 @@ run() {
     local venv=$1; shift
     echo "matrix: $venv: $("$venv/bin/python" -V), openai $("$venv/bin/python" -c 'import openai; print(openai.__version__)'), $(
         "$venv/bin/python" -c 'import opentelemetry.sdk.version as v; print("opentelemetry-sdk", v.__version__)')"
-    "$venv/bin/python" -m pytest -q -p no:cacheprovider "${TESTS[@]}" "$@"
+    "$venv/bin/python" -m pytest -q -p no:cacheprovider -n 2 --dist loadfile "${TESTS[@]}" "$@"
 }
 
 [ -x "$UV" ] || fail "no $UV: run 'make setup' first"

@@ -143,6 +143,7 @@ def _clients() -> Iterator[Finding]:
     if instrumentor is None:
         return
     module = inspect.getmodule(instrumentor.load())
+    fine: list[str] = []
     absent: list[str] = []
     for integration in cast("Sequence[Any]", getattr(module, "INTEGRATIONS", ())):
         library, tested = str(integration.library), str(integration.versions)
@@ -150,11 +151,13 @@ def _clients() -> Iterator[Finding]:
         if installed is None:
             absent.append(library)
         elif _within(installed, tested):
-            yield Finding(f"client.{library}", "ok", f"{library} {installed} is instrumented (tested: {tested})")
+            fine.append(f"{library} {installed}")
         else:
             what = f"{library} {installed} is outside of the tested range {tested}"
             advice = "it is instrumented all the same, which most often works; see what your spans say"
             yield Finding(f"client.{library}", "warning", what, advice)
+    if fine:
+        yield Finding("client.tested", "ok", f"instrumented, in a tested version: {', '.join(fine)}")
     if absent:
         yield Finding("client.absent", "info", f"supported, not installed: {', '.join(absent)}")
 

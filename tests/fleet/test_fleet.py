@@ -19,6 +19,8 @@ from egisai import fingerprint
 from egisai.identity import agent_id
 from provider import Provider
 
+pytestmark = pytest.mark.slow
+
 CLERK = (
     "You are a billing clerk. You handle refunds for customers. Read the invoice before you answer. Never promise "
     "money that was not approved. Ask for the order number when it is missing. Answer in whole sentences. "

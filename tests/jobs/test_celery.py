@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import pytest
 from tests.jobs.conftest import Jobs, block, said
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("celery")
 
 CONFIG = """
