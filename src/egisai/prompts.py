@@ -165,10 +165,9 @@ class Prompts:
         return [*templates, *self._remembered]
 
     def _restore(self) -> None:
-        from .fingerprint.sketch import Index, Sketch
+        from .fingerprint.sketch import Sketch
 
         remembered, self._remembered = self._remembered, ()
-        self._index = self._index or Index()
         for template in remembered:
             first = template.first
             if template.encoded is not None:
@@ -178,7 +177,7 @@ class Prompts:
                     count("remembered prompt not readable")
             if first.sketch is not None and template.id not in self._groups:
                 self._groups[template.id] = _Group(first, template.prompts, comes_again=template.comes_again)
-                self._index.add(template.id, first.sketch)
+                self._put(template.id, first.sketch)
 
     def _leader(self, own_id: str) -> str:
         while own_id in self._joined:
@@ -206,9 +205,9 @@ class Prompts:
         group.prompts += 1
         if found.missing or group.prompts == 2 or group.prompts in _WELL_KNOWN:
             self.revision += 1
-        if found.missing and group.sketch is not None and self._index is not None:
+        if found.missing and group.sketch is not None:
             group.sketch = group.sketch.without(found.missing)
-            self._index.add(key, group.sketch)
+            self._put(key, group.sketch)
 
     def _lead(self, own_id: str, prompt: Fingerprint) -> bool:
         if len(self._groups) >= MAX_AGENTS:
@@ -222,12 +221,16 @@ class Prompts:
         self._groups[own_id] = _Group(prompt)
         self.revision += 1
         if prompt.sketch is not None:
-            if self._index is None:
-                from .fingerprint.sketch import Index
-
-                self._index = Index()
-            self._index.add(own_id, prompt.sketch)
+            self._put(own_id, prompt.sketch)
         return True
+
+    def _put(self, own_id: str, sketch: Sketch) -> None:
+        """Let the group be found by its sketch, or by its new one."""
+        if self._index is None:
+            from .fingerprint.sketch import Index
+
+            self._index = Index()
+        self._index.add(own_id, sketch)
 
     def _settle(self, leader: str, near: list[tuple[str, Comparison]]) -> list[tuple[str, Fingerprint]]:
         """Put one-offs under the template that they turn out to be of."""

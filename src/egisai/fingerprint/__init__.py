@@ -4,8 +4,9 @@
 agent from them (`naming.py`). It costs about 0.1 ms for a usual prompt and grows linearly with its length, so callers
 on an event loop ask `seen` first and compute texts over `LONG` characters in a thread.
 
-Two texts of one template meet when all that differs between them is masked. Inserted text that nothing marks as
-inserted (a passage, a memory, a profile in free prose) still makes another digest.
+Two texts of one template have one digest when all that differs between them is masked. Inserted text that nothing
+marks as inserted (a passage, a memory, a profile in free prose) makes another digest; whether that is another agent is
+for `prompts.py` to say.
 """
 
 from __future__ import annotations

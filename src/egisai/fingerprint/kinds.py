@@ -4,8 +4,8 @@ A template speaks to the agent: "You are …", "Never guess", "Answer in Markdow
 the world: "The invoice was paid in March", "Maria likes jazz", "User: What is a tariff?". Where neither can be told, a
 sentence is a fragment, which decides nothing by itself.
 
-Only folded words and the marks between them decide, never line breaks or capitals: how a prompt is wrapped must not
-change its kind.
+Folded words and the marks between them decide. A line break ends a sentence unless the next line goes on with a small
+letter: how a prompt is wrapped must not change its kind.
 """
 
 # ruff: noqa: RUF001  (other scripts are what this is about)

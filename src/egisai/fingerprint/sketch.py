@@ -182,10 +182,6 @@ class Sketch(NamedTuple):
                 marks[at] |= _STARTS
         return Sketch(array("I", hashes), bytes(marks))
 
-    def own_words(self) -> int:
-        """How many words are the template's, as far as the text alone tells."""
-        return sum([mark & _KIND in _OWN for mark in self.marks])
-
 
 def _head(marks: bytearray, tasks: Sequence[int]) -> None:
     """Where no sentence says what the agent is for, take the first that can, and those that order a task, for it."""
