@@ -159,7 +159,7 @@ class Provider:
         self.azure_endpoint = f"http://{host}:{self._server.server_address[1]}"
         self.base_url = f"{self.azure_endpoint}/v1"
         self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="provider", daemon=True
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, name="provider", daemon=True
         )
         self._thread.start()
 

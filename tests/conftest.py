@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import certifi
 import pytest
 from opentelemetry.context import Context, attach
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -19,6 +20,17 @@ from provider import Provider
 
 if TYPE_CHECKING:
     from selenium import webdriver
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test speaks TLS, but each client made reads a whole bundle of authorities, which is a third of its test."""
+    end = "-----END CERTIFICATE-----"
+    bundle = tmp_path_factory.mktemp("tls") / "authority.pem"
+    bundle.write_text(certifi.contents().split(end)[0] + end)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(bundle))
+        yield
 
 
 @pytest.fixture(autouse=True)

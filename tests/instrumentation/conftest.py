@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,15 @@ import pytest
 from tests.instrumentation.forms import APIS, Caller
 
 from provider import Provider
+
+
+def pytest_collection_finish() -> None:
+    """Tests of abandoned streams collect garbage many times: what is loaded by now need not be walked each time."""
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(params=["sync", "async"])
