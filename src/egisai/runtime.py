@@ -20,7 +20,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, PackageNotFoundError, distribution, entry_points
 from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
 
 from opentelemetry import trace
@@ -413,12 +413,22 @@ def _exporter(settings: Settings, runtime: _Runtime) -> SpanExporter | None:
     return None if load is None else load()
 
 
-def _entry_point(group: str, name: str, distribution: str) -> Callable[..., Any] | None:
-    found = next(iter(entry_points(group=group, name=name)), None)
+def _entry_point(group: str, name: str, package: str) -> Callable[..., Any] | None:
+    # Where it most likely is first: `entry_points` reads those of every distribution, 8 ms where there are 200.
+    found = next(iter(_entry_points_of(package).select(group=group, name=name)), None) or next(
+        iter(entry_points(group=group, name=name)), None
+    )
     if found is None:
-        log.error("egisai: %s is not installed, and is needed here: pip install %s", distribution, distribution)
+        log.error("egisai: %s is not installed, and is needed here: pip install %s", package, package)
         return None
     return cast("Callable[..., Any]", found.load())
+
+
+def _entry_points_of(package: str) -> EntryPoints:
+    try:
+        return distribution(package).entry_points
+    except PackageNotFoundError:
+        return EntryPoints()
 
 
 def _batches(exporter: SpanExporter) -> BatchSpanProcessor:

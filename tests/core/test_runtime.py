@@ -290,6 +290,23 @@ def test_init_imports_no_client() -> None:
     assert done.stdout.splitlines() == ["[]", "[]", "True", "True"], done.stderr
 
 
+def test_init_looks_for_no_client() -> None:
+    """init() asks for the version of no client: what is not imported costs nothing, however many there are."""
+    done = run(
+        """
+        import importlib.metadata
+        asked, version = [], importlib.metadata.version
+        importlib.metadata.version = lambda name: asked.append(name) or version(name)
+        import egisai
+        egisai.init(quiet=True)
+        print({*asked} - {"egisai"})
+        import openai
+        print({*asked} - {"egisai"})
+        """
+    )
+    assert done.stdout.splitlines() == ["set()", "{'openai'}"], done.stderr
+
+
 # --- what it says ----------------------------------------------------------------------------------------------------
 
 

@@ -46,39 +46,32 @@ class Patches:
         self._lock = threading.Lock()
         self._active = True
         self._patches: list[_Patch] = []
-        self._state: dict[str, str] = {}
+        self._instrumented: dict[str, str | None] = {}
+        self._versions: dict[str, str | None] = {}
 
     def apply(self, integration: Integration) -> None:
-        """Patch now what is imported, and the rest when it is. Imports nothing."""
-        try:
-            installed = version(integration.library)
-        except PackageNotFoundError:
-            self._state[integration.library] = "not installed"
-            return
-        supported = SpecifierSet(integration.versions, prereleases=True)
-        if installed not in supported:
-            # A newer version than was tested most often works, and never harms: every reader is guarded.
-            log.warning("egisai: %s %s is outside the tested %s", integration.library, installed, supported)
-        self._state[integration.library] = f"{installed}, when imported"
+        """Patch now what is imported, and the rest when it is. Imports nothing, and does not look whether the library
+        is there: reading a distribution's metadata takes a millisecond, and most programs use few."""
+        self._instrumented[integration.library] = None
         for module, path in integration.targets:
-            follow = functools.partial(stainless.follow, integration)
-            self._when_imported(module, path, integration.library, installed, follow)
+            self._when_imported(integration, module, path, functools.partial(stainless.follow, integration))
         for method in integration.methods:
-            if not method.since or Version(installed) >= Version(method.since):
-                follow = functools.partial(methods.follow, integration, method)
-                self._when_imported(method.module, method.path, integration.library, installed, follow)
-
+            follow = functools.partial(methods.follow, integration, method)
+            self._when_imported(integration, method.module, method.path, follow, method.since)
         for other in integration.others:
-            if not other.since or Version(installed) >= Version(other.since):
-                follow = functools.partial(_followed_otherwise, other.follow)
-                self._when_imported(other.module, other.path, integration.library, installed, follow)
+            follow = functools.partial(_followed_otherwise, other.follow)
+            self._when_imported(integration, other.module, other.path, follow, other.since)
 
-    def _when_imported(self, module: str, path: str, library: str, installed: str, follow: Callable[..., Any]) -> None:
-        wrapt.register_post_import_hook(functools.partial(self._patch, path, library, installed, follow), module)
+    def _when_imported(
+        self, integration: Integration, module: str, path: str, follow: Callable[..., Any], since: str = ""
+    ) -> None:
+        patch = functools.partial(self._patch, integration, path, follow, since)
+        wrapt.register_post_import_hook(patch, module)
 
-    def _patch(self, path: str, library: str, installed: str, follow: Callable[..., Any], module: Any) -> None:
+    def _patch(self, integration: Integration, path: str, follow: Callable[..., Any], since: str, module: Any) -> None:
         with self._lock, _PATCHING:
-            if not self._active:
+            installed = self._version_of(integration) if self._active else None
+            if installed is None or (since and Version(installed) < Version(since)):
                 return
             *owners, name = path.split(".")
             owner: Any = functools.reduce(getattr, owners, module)
@@ -90,7 +83,18 @@ class Patches:
                 ours = follow(original, self, _is_vendors(original))
             self._patches.append(_Patch(owner, name, original, ours, inherited=name not in owner.__dict__))
             setattr(owner, name, ours)
-            self._state[library] = installed
+            self._instrumented[integration.library] = installed
+
+    def _version_of(self, integration: Integration) -> str | None:
+        """The version of a library of which a module was imported; asked for the first, and remembered."""
+        library = integration.library
+        if library not in self._versions:
+            installed = self._versions[library] = _installed(library)
+            supported = SpecifierSet(integration.versions, prereleases=True)
+            if installed is not None and installed not in supported:
+                # A newer version than was tested most often works, and never harms: every reader is guarded.
+                log.warning("egisai: %s %s is outside the tested %s", library, installed, supported)
+        return self._versions[library]
 
     def undo(self) -> None:
         """Restore every original. Where somebody has patched on top of us, our layer stays and does nothing."""
@@ -108,7 +112,7 @@ class Patches:
 
     def state(self) -> dict[str, str]:
         """Library to what became of it."""
-        return dict(self._state)
+        return {library: instrumented or _waiting(library) for library, instrumented in self._instrumented.items()}
 
     def resolve(self) -> Tracer | None:
         """The tracer of now; None after `undo`."""
@@ -118,6 +122,18 @@ class Patches:
         if final:
             self.tracer = tracer
         return tracer
+
+
+def _installed(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
+
+
+def _waiting(library: str) -> str:
+    installed = _installed(library)
+    return "not installed" if installed is None else f"{installed}, when imported"
 
 
 def _followed_otherwise(follow: Callable[[Any, Any], Any], original: Any, tracing: Patches, _: bool) -> Any:
