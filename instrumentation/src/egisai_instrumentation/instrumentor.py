@@ -21,6 +21,7 @@ from . import (
     cerebras,
     cohere,
     content,
+    fireworks,
     google_genai,
     groq,
     litellm,
@@ -47,6 +48,7 @@ INTEGRATIONS: Final = (
     google_genai.INTEGRATION,
     mistralai.INTEGRATION,
     cohere.INTEGRATION,
+    fireworks.INTEGRATION,
 )
 
 _ATTACHING: Final = Guard("attaching to the tracer provider")
