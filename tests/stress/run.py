@@ -61,9 +61,19 @@ _PATIENCE_S = 60  # for what must happen; a deadlock fails instead of hanging
 Join = Callable[[], Awaitable[Any]]
 
 
+class _Closed(BaseException):
+    """A generator's `GeneratorExit`, inside the coroutines that interpret its body: Python does not throw that one into
+    an awaited coroutine, but closes it, and what is being closed cannot await."""
+
+
 @types.coroutine
 def _pass(request: Any) -> Any:
     return (yield request)
+
+
+def _thrown(exc: BaseException) -> BaseException:
+    """What a generator's body gets for what was thrown into the generator."""
+    return _Closed() if isinstance(exc, GeneratorExit) else exc
 
 
 def _drive(steps: Coroutine[Any, Any, Any]) -> Any:
@@ -186,13 +196,14 @@ class _Run:
     def _look_at_workers(self, pool: ThreadPoolExecutor) -> None:
         """Nothing stayed behind: what a job sees that reaches a worker without our help."""
         unbound = getattr(ThreadPoolExecutor.submit, "__wrapped__")  # noqa: B009 - ours is around it
-        together = threading.Barrier(len(pool._threads))
+        workers = len(pool._threads)
+        together = threading.Barrier(max(1, workers))  # of none there is no barrier, since Python 3.13
 
         def look() -> Context:
             together.wait(_PATIENCE_S)
             return get_current()
 
-        for future in [unbound(pool, look) for _ in range(len(pool._threads))]:
+        for future in [unbound(pool, look) for _ in range(workers)]:
             assert future.result() == Context(), "left behind on a worker"
 
     def seen(self) -> dict[str, Seen]:
@@ -323,7 +334,7 @@ class _Run:
             case Try(body, handler):
                 try:
                     await self._steps(me, body, at)
-                except (ProgramError, asyncio.CancelledError, GeneratorExit) as exc:
+                except (ProgramError, asyncio.CancelledError, _Closed) as exc:
                     await self._steps(me, handler, f"{at}.h")
                     if not isinstance(exc, ProgramError):
                         raise
@@ -421,13 +432,13 @@ class _Run:
         while True:
             try:
                 take(value)
-            except StopIteration:
+            except (StopIteration, _Closed):
                 return
             try:
                 yield
                 take, value = steps.send, None
             except BaseException as exc:
-                take, value = steps.throw, exc
+                take, value = steps.throw, _thrown(exc)
 
     async def _async_steps(self, me: _Actor, body: Steps, at: str, ended: asyncio.Event) -> AsyncIterator[None]:
         steps = self._steps(me, body, at)
@@ -436,7 +447,7 @@ class _Run:
             while True:
                 try:
                     request = take(value)
-                except StopIteration:
+                except (StopIteration, _Closed):
                     return
                 try:
                     if request is _YIELD:
@@ -445,7 +456,7 @@ class _Run:
                     else:
                         take, value = steps.send, await _pass(request)
                 except BaseException as exc:
-                    take, value = steps.throw, exc
+                    take, value = steps.throw, _thrown(exc)
         finally:
             ended.set()
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import example, given, note, settings
 from hypothesis import strategies as st
 from tests.stress.model import Model
-from tests.stress.program import Call, Clear, Program, Scope, Span, programs
+from tests.stress.program import Call, Clear, Generate, Pause, Program, Scope, Span, Try, Use, Yield, programs
 from tests.stress.run import World
 
 from provider import Provider
@@ -57,11 +57,15 @@ def compare(world: World, program: Program) -> int:
     return model.actors
 
 
+_CLOSED = Try([Yield()], [Pause(), Call()])  # which awaits while its generator is being closed
+
+
 def test_ctx_stress(world: World) -> None:
     """Whatever a program does and however it is interleaved, each span says what the model says."""
 
     @profile(60)
     @example(Program([Scope(("agent",), [Span([Clear(), Call()])])]))  # cleared below a span: seldom drawn by chance
+    @example(Program([Generate("async", ("agent",), [Scope(("user_id",), [_CLOSED])], (Use("inline", []),), "close")]))
     @given(programs(st.sampled_from([1, 1, 1, 2, 8])))
     def check(program: Program) -> None:
         compare(world, program)
