@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final, cast
 
 from egisai import semconv
@@ -60,6 +61,7 @@ def _chat_request(body: Mapping[str, Any]) -> Attributes:
 
 def _responses_request(body: Mapping[str, Any]) -> Attributes:
     attributes = _request(body)
+    put(attributes, semconv.RESPONSE_ID, body.get("response_id"))  # of one that is taken up again
     effort = an_object(body.get("reasoning")).get("effort")
     if isinstance(effort, str):
         attributes[semconv.REQUEST_REASONING_LEVEL] = effort
@@ -218,6 +220,14 @@ def _responses_response(response: Any) -> Attributes:
     elif status == "failed":
         attributes[semconv.RESPONSE_FINISH_REASONS] = ["error"]
         attributes[semconv.ERROR_TYPE] = getattr(response.error, "code", None) or "_OTHER"
+    elif status == "cancelled":
+        attributes[semconv.CALL_COMPLETE] = False
+    return attributes
+
+
+def _compacted_response(response: Any) -> Attributes:
+    attributes: Attributes = {semconv.RESPONSE_ID: response.id}
+    usage.OPENAI_RESPONSES.read(attributes, response.usage)
     return attributes
 
 
@@ -513,6 +523,7 @@ RESPONSES: Final = Endpoint(
     _ResponsesFold,
     content=Content(_responses_conversation, _responses_answers, _responses_chunk),
 )
+_COMPACTION: Final = replace(RESPONSES, read_response=_compacted_response, fold=None)
 EMBEDDINGS: Final = Endpoint(
     "embeddings",
     _embeddings_request,
@@ -569,6 +580,7 @@ INTEGRATION: Final = Integration(
     endpoints={
         "/chat/completions": CHAT,
         "/responses": RESPONSES,
+        "/responses/compact": _COMPACTION,
         "/embeddings": EMBEDDINGS,
         "/completions": _COMPLETIONS,
         "/images/generations": _IMAGES,
@@ -580,8 +592,9 @@ INTEGRATION: Final = Integration(
         "/moderations": _MODERATIONS,
     },
     provider=_provider,
-    note="Every provider that speaks this format, by its base URL. Realtime, videos, assistants and batches make no "
-    "span, nor does fetching a response again, such as one in the background. A raw stream read past the SDK has no "
-    "usage. A moderation has a span and is no call.",
+    note="Every provider that speaks this format, by its base URL. A response in the background is one call when it is "
+    "asked for and one when its end is seen; fetching it otherwise is none. Realtime, videos, assistants and batches "
+    "make no span. Variables of a stored prompt are not recorded. A raw stream read past the SDK has no usage. A "
+    "moderation has a span and is no call.",
     oldest=("httpx==0.27.2",),  # openai before 1.55 passes arguments that 0.28 removed
 )

@@ -23,11 +23,14 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
+from opentelemetry.trace import Tracer
+
 from egisai.guard import Guard, failed
 
+from . import later
 from .calls import Call, Destination, Tracing, aside, begin
 from .integration import Endpoint, Integration
-from .reading import Loose, loose
+from .reading import Loose, an_object, loose
 from .streams import AsyncListener, Listener, before_close
 
 _BEGINNING: Final = Guard("beginning a call")
@@ -59,7 +62,7 @@ def follow(integration: Integration, original: Request, tracing: Tracing, covere
         async def request_async(self: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
             call, sent = begun(self, options)
             if call is None:
-                return await original(self, cast_to, options, *args, **kwargs)
+                return await original(self, cast_to, sent, *args, **kwargs)
             call.enter()
             try:
                 while True:
@@ -84,7 +87,7 @@ def follow(integration: Integration, original: Request, tracing: Tracing, covere
     def request(self: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
         call, sent = begun(self, options)
         if call is None:
-            return original(self, cast_to, options, *args, **kwargs)
+            return original(self, cast_to, sent, *args, **kwargs)
         call.enter()
         try:
             while True:
@@ -130,7 +133,10 @@ class _Start:
                 endpoint = self._endpoints.get(url.partition("?")[0])
             body: object = options.json_data
             if endpoint is None or not isinstance(body, (dict, Mapping)) or options.method != "post":
-                return aside(), options
+                response_id = later.fetched_id(options)
+                if response_id is None:
+                    return aside(), options
+                return self._fetching(client, options, response_id, tracer)
             asked = cast("Mapping[str, Any]", body)
             if options.extra_json:  # the caller's `extra_body`, which the SDK merges later on
                 asked = {**asked, **options.extra_json}
@@ -138,10 +144,26 @@ class _Start:
             native = self._traces_itself is not None and self._traces_itself(client)
             call = begin(tracer, endpoint, asked, destination, covered=self._covered, native=native)
             if call is not None and call.span is not None:
-                return call, self._sent(call, endpoint, destination, options)
+                sent = self._sent(call, endpoint, destination, options)
+                if asked.get("background") is True:  # an image's is a word
+                    sent = later.queueing(sent, call, tracer, endpoint, asked, destination)
+                return call, sent
         except Exception as exc:  # noqa: BLE001 - logged and counted
             failed("beginning a call", exc)
             return None, options
+        return call, options
+
+    def _fetching(self, client: Any, options: Any, response_id: str, tracer: Tracer) -> tuple[Call | None, Any]:
+        """Of a request that fetches a response, what `begin` returns: a stream is a call, a poll is none."""
+        endpoint = self._endpoints.get("/responses")
+        if endpoint is None:
+            return aside(), options
+        if not an_object(options.params).get("stream"):
+            return aside(), later.fetching(options)
+        body = later.body_of(response_id)
+        call = begin(tracer, endpoint, body, self._destination(client), covered=self._covered)
+        if call is not None and call.span is not None:
+            later.resuming(call, response_id)
         return call, options
 
     def _destination(self, client: Any) -> Destination:
