@@ -31,8 +31,7 @@ demo: setup ## run the platform and the example agents, and show who did what (O
 	@$(BIN)/python examples/demo.py $(if $(ONCE),--once)
 
 test: setup ## every test but the slow suites below
-	@$(BIN)/pytest -m "not slow" --ignore tests/instrumentation
-	@$(BIN)/pytest -n 2 --dist loadfile tests/instrumentation
+	@$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: setup ## fleets of processes, web servers and Celery workers, as programs of their own
 	@$(BIN)/pytest -m slow
