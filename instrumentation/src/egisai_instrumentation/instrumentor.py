@@ -24,6 +24,7 @@ from . import (
     fireworks,
     google_genai,
     groq,
+    huggingface_hub,
     litellm,
     mcp,
     metrics,
@@ -49,6 +50,7 @@ INTEGRATIONS: Final = (
     mistralai.INTEGRATION,
     cohere.INTEGRATION,
     fireworks.INTEGRATION,
+    huggingface_hub.INTEGRATION,
 )
 
 _ATTACHING: Final = Guard("attaching to the tracer provider")

@@ -1,0 +1,251 @@
+"""Hugging Face beyond the contract: usage on request, generated text, embeddings, async streams, who is asked where."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.trace import StatusCode
+from tests.instrumentation.clients._openai_wire import USAGE, messages
+from tests.instrumentation.clients.huggingface_hub import HuggingFaceWire, chat, close, make
+from tests.instrumentation.contract import Ask, told
+from tests.instrumentation.wire import Request, break_stream, hold, sse
+
+import egisai
+from conftest import Spans
+from provider import replay
+
+huggingface_hub = pytest.importorskip("huggingface_hub")
+
+ASK = Ask(HuggingFaceWire.model)
+
+
+class HubWire(HuggingFaceWire):
+    """As TGI generates text, and tells the usage of a streamed chat only to those who ask."""
+
+    def last_chunk(self, body: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def answer(self, request: Request) -> bytes | list[bytes]:
+        body = request.body
+        if "inputs" in body:
+            return self.generate(body)
+        answer = super().answer(request)
+        if isinstance(answer, list) and (body.get("stream_options") or {}).get("include_usage"):
+            head = {"id": "chatcmpl-1", "created": 1767225600, "model": self.model}
+            answer[-1:-1] = sse({**head, "choices": [], "usage": USAGE}, done=False)
+        return answer
+
+    def generate(self, body: dict[str, Any]) -> bytes | list[bytes]:
+        if "parameters" not in body:
+            return json.dumps([[0.1, 0.2, 0.3]]).encode()
+        details = {"finish_reason": "eos_token", "generated_tokens": 7}
+        if not body.get("stream"):
+            return json.dumps([{"generated_text": "Sorry.", "details": {**details, "tokens": []}}]).encode()
+        tokens = [{"token": {"id": 1, "text": text, "logprob": 0, "special": False}} for text in ("Sorry", ".")]
+        end = {"token": {"id": 2, "text": "</s>", "logprob": 0, "special": True}, "generated_text": "Sorry."}
+        return sse(*tokens, {**end, "details": {**details, "input_length": 31}}, done=False)
+
+
+@pytest.fixture
+def wire() -> Iterator[HubWire]:
+    with HubWire() as server:
+        yield server
+
+
+@pytest.fixture
+def client(wire: HubWire) -> Iterator[Any]:
+    made = make(wire.url, "sync")
+    yield made
+    close(made)
+
+
+@pytest.fixture
+def together(wire: HubWire, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes clients for a provider that is asked at the wire, by Hugging Face's router or with a key of its own."""
+    from huggingface_hub.hf_api import InferenceProviderMapping
+    from huggingface_hub.inference import _providers
+    from huggingface_hub.inference._providers._common import HARDCODED_MODEL_INFERENCE_MAPPING
+
+    mapping = InferenceProviderMapping(
+        provider="together", hf_model_id=ASK.model, providerId="theirs", status="live", task="conversational"
+    )
+    monkeypatch.setitem(HARDCODED_MODEL_INFERENCE_MAPPING["together"], ASK.model, mapping)
+    monkeypatch.setattr(_providers.PROVIDERS["together"]["conversational"], "base_url", wire.url)
+    monkeypatch.setattr(huggingface_hub.constants, "INFERENCE_PROXY_TEMPLATE", wire.url + "/{provider}")
+    return lambda token: huggingface_hub.InferenceClient(provider="together", api_key=token)
+
+
+def test_usage_on_request(spans: Spans, wire: HubWire, together: Any) -> None:
+    """A provider's streams have usage, and their caller sees no more than without us."""
+    client = together("local")
+    chunks = list(chat(client, ASK, stream=True))
+    assert [chunk.usage for chunk in chunks] == [None] * 4
+    seen = list(chat(client, ASK, stream=True, stream_options={"include_usage": True}))
+    assert len(seen) == 5
+    extra = {"stream_options": {"include_usage": True}}
+    assert len(list(chat(client, ASK, stream=True, extra_body=extra))) == 5
+    list(chat(client, ASK, stream=True, stream_options={"include_usage": False}))
+    chat(client, ASK)
+    *asked, unasked, whole = spans.calls()
+    facts = {"id": "chatcmpl-1", "model": ASK.model, "reasons": ("stop",)}
+    usage = {"input": 31, "output": 7, "cached": 16, "reasoning": 3}
+    assert [told(span) for span in asked] == [{**facts, **usage}] * 3
+    assert told(unasked) == facts
+    assert "stream_options" not in wire.requests[-1].body
+    assert told(whole) == {**facts, **usage}
+
+
+def test_own_server_is_not_asked(spans: Spans, wire: HubWire, client: Any) -> None:
+    """A server that is named by its URL may be any: it gets the caller's request."""
+    list(chat(client, ASK, stream=True))
+    assert "stream_options" not in wire.requests[0].body
+    assert "input" not in told(spans.calls()[0])
+
+
+def test_where(spans: Spans, wire: HubWire, together: Any) -> None:
+    """The provider that was chosen, the model in Hugging Face's words, and the server that is asked for them."""
+    chat(together("local"), ASK)
+    wire.chat_path = "/together/v1/chat/completions"  # by the router
+    chat(together("hf_local"), ASK)
+    assert [request.path for request in wire.requests] == ["/v1/chat/completions", wire.chat_path]
+    for span in spans.calls():
+        assert span.attributes["gen_ai.provider.name"] == "together_ai"
+        assert span.attributes["gen_ai.request.model"] == ASK.model
+        assert f"http://{span.attributes['server.address']}:{span.attributes['server.port']}" == wire.url
+
+
+GENERATED = {"reasons": ("stop",), "output": 7}
+
+
+def test_text_generation(spans: Spans, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole and streamed, each as a text and with details."""
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_ONLY")
+    egisai.shutdown()
+    egisai.init(app="app", tracer_provider=spans.provider, quiet=True)
+    asked: dict[str, Any] = {"prompt": "Why?", "max_new_tokens": 20, "stop": ["\n"]}
+    assert client.text_generation(**asked) == "Sorry."
+    assert client.text_generation(**asked, details=True).details.generated_tokens == 7
+    assert list(client.text_generation(**asked, stream=True)) == ["Sorry", ".", "</s>"]
+    assert [chunk.token.text for chunk in client.text_generation(**asked, stream=True, details=True)][:2] == [
+        "Sorry",
+        ".",
+    ]
+    calls = spans.calls()
+    assert [told(span) for span in calls] == [{}, GENERATED, {}, {**GENERATED, "input": 31}]
+    outputs = [json.loads(span.attributes["gen_ai.output.messages"])[0] for span in calls]
+    said = [output["parts"][0]["content"] for output in outputs]
+    assert said == ["Sorry.", "Sorry.", "Sorry.</s>", "Sorry."]
+    assert [output.get("finish_reason") for output in outputs] == [None, "stop", None, "stop"]
+    for span in calls:
+        assert span.name == "text_completion"  # of whatever model is at that URL
+        assert span.attributes["gen_ai.request.max_tokens"] == 20
+        assert span.attributes["gen_ai.request.stop_sequences"] == ("\n",)
+        assert json.loads(span.attributes["gen_ai.input.messages"])[0]["parts"][0]["content"] == "Why?"
+    assert [span.attributes.get("gen_ai.request.stream") for span in calls] == [None, None, True, True]
+    monkeypatch.setattr("egisai_instrumentation.content.mode", None)
+
+
+def test_text_generation_again(spans: Spans, wire: HubWire, client: Any) -> None:
+    """A server that does not know all parameters is asked again without them: one call."""
+    refusal = {"error": "The following `model_kwargs` are not used by the model: ['watermark', 'best_of']"}
+    wire.hooks.append(replay(json.dumps(refusal).encode(), status=400, times=1))
+    client.text_generation("Why?", model=wire.url + "/once")
+    assert len(wire.requests) == 2
+    [span] = spans.calls()
+    assert span.status.status_code is StatusCode.UNSET
+
+
+def test_feature_extraction(spans: Spans, client: Any) -> None:
+    """Embeddings: their dimension; Hugging Face tells no usage."""
+    assert client.feature_extraction("Why?").shape == (1, 3)
+    [span] = spans.calls()
+    assert span.attributes["gen_ai.operation.name"] == "embeddings"
+    assert span.attributes["gen_ai.embeddings.dimension.count"] == 3
+
+
+def run(wire: HubWire, use: Any) -> None:
+    async def main() -> None:
+        client = make(wire.url, "async")
+        try:
+            await use(client)
+        finally:
+            await client.close()
+
+    asyncio.run(main())
+
+
+def test_async(spans: Spans, wire: HubWire) -> None:
+    """The async client's streams and texts: the context of the call decides, and each is one call."""
+
+    async def use(client: Any) -> None:
+        with egisai.context(agent="billing", user_id="u-1"):
+            stream = await client.chat_completion(messages(ASK), model=ASK.model, stream=True)
+        with egisai.context(user_id="u-2"):
+            assert len([chunk async for chunk in stream]) == 4
+        assert await client.text_generation("Why?") == "Sorry."
+        assert "".join([text async for text in await client.text_generation("Why?", stream=True)]) == "Sorry.</s>"
+        await client.text_generation("Why?", details=True)
+        await client.feature_extraction("Why?")
+
+    run(wire, use)
+    streamed, whole, texts, detailed, embedded = spans.calls()
+    assert told(streamed) == {"id": "chatcmpl-1", "model": ASK.model, "reasons": ("stop",)}
+    assert (streamed.attributes["gen_ai.agent.name"], streamed.attributes["user.id"]) == ("billing", "u-1")
+    assert streamed.attributes["gen_ai.response.time_to_first_chunk"] > 0
+    assert told(whole) == told(texts) == {}
+    assert told(detailed) == GENERATED
+    assert embedded.attributes["gen_ai.embeddings.dimension.count"] == 3
+
+
+@pytest.mark.parametrize("how", ["closed", "cancelled"])
+def test_async_left(spans: Spans, wire: HubWire, how: str) -> None:
+    """An async stream that is closed, or whose reader is cancelled, is incomplete, and no error."""
+    wire.hooks.append(hold(1, threading.Event()))
+
+    async def use(client: Any) -> None:
+        stream = await chat(client, ASK, stream=True)
+        await stream.__anext__()
+        if how == "closed":
+            await stream.aclose()
+            return
+        task = asyncio.ensure_future(stream.__anext__())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(wire, use)
+    [span] = spans.calls()
+    assert span.status.status_code is StatusCode.UNSET
+    assert span.attributes["egisai.call.complete"] is False
+    assert wire.requests[0].finished.wait(5)
+    assert wire.requests[0].outcome == "client left"
+
+
+def test_async_broken(spans: Spans, wire: HubWire) -> None:
+    """An async stream that is cut is an error of the call."""
+    wire.hooks.append(break_stream(1))
+
+    async def use(client: Any) -> None:
+        with pytest.raises(Exception, match="closed"):
+            [chunk async for chunk in await chat(client, ASK, stream=True)]
+
+    run(wire, use)
+    [span] = spans.calls()
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.attributes["error.type"] == "httpx2.RemoteProtocolError"
+
+
+def test_said_in_the_stream(spans: Spans, wire: HubWire, client: Any) -> None:
+    """An error that comes as an event is raised by the client, and is the call's."""
+    event = {"error": "out of memory", "error_type": "generation"}
+    wire.hooks.append(replay(b"".join(sse(event, done=False)), content_type="text/event-stream"))
+    with pytest.raises(Exception, match="out of memory"):
+        list(chat(client, ASK, stream=True))
+    [span] = spans.calls()
+    assert span.attributes["error.type"] == "huggingface_hub.errors.GenerationError"
