@@ -15,14 +15,16 @@ _WORDS: Final = 7
 """Words of a phrase that is shown whole; a longer one ends where it can be divided."""
 
 _ROLE: Final = re.compile(
-    r"\b(?:you(?: are| will be|'re|'ll be)(?: now| also)?(?: acting as| to act as)?|(?:i want you to |please )?(?:act"
-    r"|behave|work|serve|respond|function) as"
-    r"|(?:assume|take on|play) the (?:role|persona|part) of|your (?:primary |main )?(?:role|job) (?:is"
-    r"|will be)(?: to be| that of)?"
-    r"|(?<![\w,] )as(?= an? )|du bist|sie sind|ihr seid|tu es|vous êtes|eres|usted es|sei|lei è|você é|je bent|u bent"
-    r"|jesteś|ты|вы)(?=[\s,:])[,:]?",
-    re.IGNORECASE,
+    r"\b(?:you(?: are| will be|'re|'ll be)(?: now| also)?(?: acting as| to act as)?"
+    r"|(?:i want you to|please) (?:act|behave|work|serve|respond|function) as"
+    r"|act as|behave as|work as|serve as|respond as|function as"
+    r"|(?:assume|take on|play) the (?:role|persona|part) of"
+    r"|your (?:primary |main )?(?:role|job) (?:is|will be)(?: to be| that of)?"
+    r"|as(?<![\w,] as)(?= an? )|du bist|sie sind|ihr seid|tu es|vous êtes|eres|usted es|sei|lei è|você é|je bent|u bent"
+    r"|jesteś|ты|вы)(?=[\s,:])[,:]?"
 )
+"""Searched, as `_DOING` is, in the text in lower case: ignoring case takes four times as long."""
+
 _ROLE_CJK: Final = re.compile(
     r"(?:你|您)(?:现在)?是(?:一[个名位款只])?(?P<zh>[^\s,，。.;；!！?？]{2,24})"
     r"|あなたは(?P<ja>[^\s,，。.;；!！?？]{2,24}?)です|당신은 (?P<ko>[^,.!?]{2,24}?)(?:입니다|이다)"
@@ -30,8 +32,7 @@ _ROLE_CJK: Final = re.compile(
 _DOING: Final = re.compile(
     r"\b(?:your (?:primary |main |sole |only )?(?:task|job|role|goal|purpose|mission"
     r"|responsibility|objective) (?:is|will be)(?: to)?|you(?: will| should| must| only)?"
-    r"|i want you to)(?= [a-z])",
-    re.IGNORECASE,
+    r"|i want you to)(?= [a-z])"
 )
 _HEADED: Final = re.compile(
     r"(?:^|\n)[#*\s>-]*(?:role|persona|agent name|agent|identity|title"
@@ -133,18 +134,27 @@ def name_of(head: str) -> str:
 
 
 def _plain(head: str) -> str:
-    text = re.sub(r"[*`~]+|(?<!\w)_+|_+(?!\w)|</?[A-Za-z][^<>\n]{0,80}>", "", head)
-    text = re.sub(r"(?m)^[ \t]*(?:[#>•-]+[ \t]*)+", "", text)
-    if text.isupper():
-        text = text.lower()
-    return text
+    """The text without Markdown's marks and tags."""
+    if "<" in head:
+        head = _TAG.sub("", head)
+    if "_" in head:
+        head = _EMPHASIS.sub("", head)
+    lines = head.translate(_STYLE).split("\n")
+    text = "\n".join([line.lstrip(" \t#>•-") if line.lstrip(" \t").startswith(_BULLETS) else line for line in lines])
+    return text.lower() if text.isupper() else text
+
+
+_TAG: Final = re.compile("</?[A-Za-z][^<>\n]{0,80}>")
+_EMPHASIS: Final = re.compile(r"(?<!\w)_+|_+(?!\w)")
+_STYLE: Final = dict.fromkeys(map(ord, "*`~"))
+_BULLETS: Final = ("#", ">", "•", "-")
 
 
 def _from_role(text: str) -> str:
     script = _ROLE_CJK.search(text)
     if script is not None:
         return _finish((script["zh"] or script["ja"] or script["ko"]).split(MASK)[0])
-    for role in _ROLE.finditer(text):
+    for role in _ROLE.finditer(text.lower()):
         name = _role_phrase(text[role.end() : role.end() + 300].strip(" ,:\n"))
         if name:
             return name
@@ -175,13 +185,13 @@ def _from_title(text: str) -> str:
     for heading in _HEADED.finditer(text):
         title = heading["title"]
         name = _clip(_ARTICLE.sub("", title, count=1) if _ARTICLE.match(title) else title)
-        if name and not _is_vague(name) and not _ROLE.match(title) and not _DOING.match(title):
+        if name and not _is_vague(name) and not _ROLE.match(title.lower()) and not _DOING.match(title.lower()):
             return _finish(name)
     return ""
 
 
 def _from_task(text: str) -> str:
-    for doing in _DOING.finditer(text):
+    for doing in _DOING.finditer(text.lower()):
         after = text[doing.end() : doing.end() + 300].replace("\n", " ").strip()
         if _MANNER.match(after):
             continue
@@ -207,14 +217,14 @@ def _from_words(text: str) -> str:
         if _HEADINGS.issuperset(re.findall(r"\w+", sentence.lower())):
             continue
         name = _clip(sentence)
-        if name and (" " in name or name == sentence) and not _ROLE.match(f"{name} "):
+        if name and (" " in name or name == sentence) and not _ROLE.match(f"{name} ".lower()):
             return _finish(name)
     return ""
 
 
 def _vague(text: str) -> str:
     """What a prompt that says no more than "You are a helpful assistant" says."""
-    role = _ROLE.search(text)
+    role = _ROLE.search(text.lower())
     if role is None:
         return ""
     after = text[role.end() : role.end() + 200].strip(" ,:\n").replace("\n", " ")

@@ -42,6 +42,8 @@ _STARTS: Final = 0x10  # the word begins a sentence
 _CUT: Final = 0x20  # the text ends in the middle of a sentence
 _HEAD_WORD: Final = 0x40  # of the sentence that is taken for the job, where none says what it is
 _KIND: Final = 0x0F
+_MARKS: Final = {kind: (bytes((kind | _STARTS,)), bytes((kind,))) for kind in Kind}
+"""The marks of a sentence's first word, and of each other, as bytes."""
 _ENDS: Final = (".", "!", "?", ":", ";", "…", "。", "！", "？", "।", "؟")
 _EDGE: Final = (1, 2)  # stand for the two words before the first and after the last
 
@@ -83,6 +85,7 @@ class Sketch(NamedTuple):
         words: list[str] = []
         marks = bytearray()
         tasks: list[int] = []
+        kinds: set[Kind] = set()
         last = ""
         if len(text) > _HEAD + _TAIL:
             text = f"{text[:_HEAD]}\n\n{text[-_TAIL:]}"
@@ -97,7 +100,8 @@ class Sketch(NamedTuple):
                 announces = carries(kind, said, piece)
                 if not piece.isascii():
                     said = _divided(said)
-                marks += bytes((kind | _STARTS,)) + bytes((kind,)) * (len(said) - 1)
+                kinds.add(kind)
+                marks += _MARKS[kind][0] + _MARKS[kind][1] * (len(said) - 1)
                 if announces:
                     carried = kind
                 if kind is Kind.ORDER and said[0] in TASKS:
@@ -108,7 +112,7 @@ class Sketch(NamedTuple):
                 carried = None
         if not words:
             return None
-        if not any(mark & _KIND == Kind.JOB for mark in marks):
+        if Kind.JOB not in kinds:
             _head(marks, tasks)
         del words[_WORDS:], marks[_WORDS:]
         if not last.rstrip("\"')]*_` ").endswith(_ENDS):
