@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 from egisai import semconv
 
-from . import usage
+from . import openai_sockets, usage
 from .integration import Attributes, Content, Endpoint, Integration, Prompt, StoredPrompt
 from .messages import Conversation, Gathered, Media, Message, Part, Reasoning, Text, ToolCall, ToolResult
 from .reading import an_array, an_object, member, no_prompt, put, system_text, texts
@@ -251,7 +251,7 @@ class _ResponsesFold:
         if kind in _RESPONSE_EVENTS:
             self._response = chunk.response
         elif kind == "error":
-            self._error = chunk
+            self._error = getattr(chunk, "error", None) or chunk  # over a websocket, it is inside
 
     def attributes(self) -> Attributes:
         attributes = {} if self._response is None else _responses_response(self._response)
@@ -335,7 +335,7 @@ def _chat_message(message: Any, finish_reason: str | None = None) -> Message:
 
 
 def _chat_part(part: Any) -> Part | None:
-    for kind in ("text", "refusal"):
+    for kind in ("text", "refusal", "transcript"):
         if isinstance(member(part, kind), str):
             return Text(member(part, kind))
     image = member(part, "image_url")
@@ -426,6 +426,24 @@ def _responses_chunk(gathered: Gathered, chunk: Any) -> None:
         gathered.text(chunk.delta, chunk.output_index)
     elif kind in ("response.completed", "response.incomplete", "response.failed"):
         gathered.whole(_responses_answers(chunk.response))
+
+
+def _realtime_chunk(gathered: Gathered, chunk: Any) -> None:
+    kind = chunk.type
+    if kind in _REALTIME_TEXTS:
+        gathered.text(chunk.delta, chunk.output_index)
+    elif kind == "response.done" and chunk.response.output:
+        gathered.whole(_responses_answers(chunk.response))
+
+
+_REALTIME_TEXTS: Final = frozenset(
+    {
+        "response.output_text.delta",
+        "response.output_audio_transcript.delta",
+        "response.text.delta",  # in the beta
+        "response.audio_transcript.delta",
+    }
+)
 
 
 def _embeddings_conversation(body: Mapping[str, Any]) -> Conversation:
@@ -523,6 +541,14 @@ RESPONSES: Final = Endpoint(
     _ResponsesFold,
     content=Content(_responses_conversation, _responses_answers, _responses_chunk),
 )
+_REALTIME: Final = Endpoint(
+    "chat",
+    openai_sockets.realtime_request,
+    _responses_prompt,
+    lambda _: {},
+    openai_sockets.RealtimeFold,
+    content=Content(_responses_conversation, _responses_answers, _realtime_chunk),
+)
 _COMPACTION: Final = replace(RESPONSES, read_response=_compacted_response, fold=None)
 EMBEDDINGS: Final = Endpoint(
     "embeddings",
@@ -590,11 +616,14 @@ INTEGRATION: Final = Integration(
         "/audio/transcriptions": _TRANSCRIPTION,
         "/audio/translations": _TRANSCRIPTION,
         "/moderations": _MODERATIONS,
+        "realtime": _REALTIME,
     },
+    others=openai_sockets.wrapped(_REALTIME, RESPONSES, _provider),
     provider=_provider,
     note="Every provider that speaks this format, by its base URL. A response in the background is one call when it is "
-    "asked for and one when its end is seen; fetching it otherwise is none. Realtime, videos, assistants and batches "
-    "make no span. Variables of a stored prompt are not recorded. A raw stream read past the SDK has no usage. A "
-    "moderation has a span and is no call.",
+    "asked for and one when its end is seen; fetching it otherwise is none. Over a websocket (Realtime, its beta, and "
+    "responses) each response is a call; what is only transcribed is none. Videos, assistants and batches make no "
+    "span. Variables of a stored prompt are not recorded. A raw stream read past the SDK has no usage. A moderation "
+    "has a span and is no call.",
     oldest=("httpx==0.27.2",),  # openai before 1.55 passes arguments that 0.28 removed
 )
