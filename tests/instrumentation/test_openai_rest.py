@@ -229,10 +229,29 @@ def test_background(rest: Caller, spans: Spans) -> None:
         ("api.together.ai", "together_ai"),
         ("max.ai", "openai"),
         ("api.x.ai", "x_ai"),
+        ("api.openai.com", "openai"),
+        ("eu.api.openai.com", "openai"),
+        ("mine.openai.azure.com", "azure.ai.openai"),
+        ("mine.services.ai.azure.com", "azure.ai.openai"),
+        ("api.deepseek.com", "deepseek"),
+        ("openrouter.ai", "openrouter"),
+        ("api.groq.com", "groq"),
+        ("api.mistral.ai", "mistral_ai"),
+        ("api.perplexity.ai", "perplexity"),
+        ("api.fireworks.ai", "fireworks_ai"),
+        ("api.cerebras.ai", "cerebras"),
+        ("integrate.api.nvidia.com", "nvidia"),
+        ("models.github.ai", "github"),
+        ("generativelanguage.googleapis.com", "gcp.gemini"),
+        ("notdeepseek.com", "openai"),
+        ("deepseek.com.evil.example", "openai"),
+        ("localhost", "openai"),
+        ("192.168.1.7", "openai"),
+        ("vllm.models.svc.cluster.local", "openai"),
     ],
 )
 def test_provider(host: str, provider: str) -> None:
-    """The provider is known by the host that answers; a load balancer of one's own tells nothing."""
+    """The provider is known by the host that answers; what is behind an address of one's own is not guessed at."""
     assert integration.INTEGRATION.provider("OpenAI", host) == provider
 
 

@@ -499,11 +499,16 @@ _PROVIDERS: Final = (
     ("perplexity.ai", "perplexity"),
     ("x.ai", "x_ai"),
     # The conventions have no name for these.
+    ("ai21.com", "ai21"),
+    ("baseten.co", "baseten"),
     ("cerebras.ai", "cerebras"),
     ("deepinfra.com", "deepinfra"),
     ("fireworks.ai", "fireworks_ai"),
     ("huggingface.co", "huggingface"),
     ("integrate.api.nvidia.com", "nvidia"),
+    ("llama.com", "meta"),
+    ("models.github.ai", "github"),
+    ("nebius.com", "nebius"),
     ("openrouter.ai", "openrouter"),
     ("sambanova.ai", "sambanova"),
     ("together.ai", "together_ai"),
@@ -511,7 +516,9 @@ _PROVIDERS: Final = (
 )
 """Providers that speak this wire format, by the domain that serves it, and the well-known values of
 `gen_ai.provider.name` (docs/registry/attributes/gen-ai.md of open-telemetry/semantic-conventions-genai). Any other
-host, such as a server of one's own, is "openai", for what it speaks."""
+host is "openai", for what it speaks: behind an address of one's own may be vLLM, Ollama, or a gateway to OpenAI itself,
+and a guess by its port would be wrong where it matters. The conventions mean it so: the attribute tells apart flavours
+of telemetry, to the best of the instrumentation's knowledge; `server.address` and the model say the rest."""
 
 
 def _provider(client: str, host: str) -> str:
@@ -620,7 +627,8 @@ INTEGRATION: Final = Integration(
     },
     others=openai_sockets.wrapped(_REALTIME, RESPONSES, _provider),
     provider=_provider,
-    note="Every provider that speaks this format, by its base URL. A response in the background is one call when it is "
+    note="Every provider that speaks this format, known by the host of its base URL; any other host, such as a server "
+    "of one's own, is `openai`, and `server.address` says which. A response in the background is one call when it is "
     "asked for and one when its end is seen; fetching it otherwise is none. Over a websocket (Realtime, its beta, and "
     "responses) each response is a call; what is only transcribed is none. Videos, assistants and batches make no "
     "span. Variables of a stored prompt are not recorded. A raw stream read past the SDK has no usage. A moderation "
