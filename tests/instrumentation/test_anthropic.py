@@ -228,6 +228,16 @@ def test_native_not_a_call(native: Client, spans: Spans, wire: AnthropicWire) ->
     assert not semconv.is_call(span.attributes)
 
 
+def test_native_of_no_method(native: Client, spans: Spans) -> None:
+    """Of a request that none of its methods made, the client makes no span: ours is."""
+    from anthropic.types import Message
+
+    native.wait(native.client.post("/v1/messages", cast_to=Message, body=asked()))
+    [span] = spans.all()
+    assert span.instrumentation_scope.name == "egisai"
+    assert span.attributes["gen_ai.response.id"] == "msg_1"
+
+
 # --- every way to a message ------------------------------------------------------------------------------------------
 
 

@@ -141,7 +141,11 @@ class _Start:
             if options.extra_json:  # the caller's `extra_body`, which the SDK merges later on
                 asked = {**asked, **options.extra_json}
             destination = self._destination(client)
-            native = self._traces_itself is not None and self._traces_itself(client)
+            native = (
+                self._traces_itself is not None
+                and self._traces_itself(client)
+                and getattr(options, "span_name", "") is not None  # none of `client.post(path)`
+            )
             call = begin(tracer, endpoint, asked, destination, covered=self._covered, native=native)
             if call is not None and call.span is not None:
                 sent = self._sent(call, endpoint, destination, options)
