@@ -31,6 +31,7 @@ from . import (
     mistralai,
     ollama,
     openai,
+    replicate,
     together,
 )
 from .patching import Patches
@@ -51,6 +52,7 @@ INTEGRATIONS: Final = (
     cohere.INTEGRATION,
     fireworks.INTEGRATION,
     huggingface_hub.INTEGRATION,
+    replicate.INTEGRATION,
 )
 
 _ATTACHING: Final = Guard("attaching to the tracer provider")
