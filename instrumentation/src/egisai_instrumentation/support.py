@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from .integration import Endpoint, Integration
@@ -27,17 +27,21 @@ reasoning tokens where the provider counts them. Streams also have the time to t
 
 def table(integrations: Sequence[Integration]) -> str:
     """The whole page."""
-    return _HEAD + "\n".join([*_clients(integrations), "", *_calls(integrations), *_unsupported()]) + "\n"
+    sections = (
+        ("Clients", _clients(integrations)),
+        ("Not supported", _unsupported()),
+        ("Calls", _calls(integrations)),
+        ("Where they are followed", _places(integrations)),
+    )
+    shown = [(title, list(rows)) for title, rows in sections]
+    return _HEAD + "\n".join(f"## {title}\n\n" + "\n".join(rows) + "\n" for title, rows in shown if rows)
 
 
 def _clients(integrations: Sequence[Integration]) -> Iterator[str]:
-    yield "| client | versions | followed at | not covered, and notes |"
-    yield "|---|---|---|---|"
+    yield "| client | versions | not covered, and notes |"
+    yield "|---|---|---|"
     for each in integrations:
-        places = [f"{module}.{path}" for module, path in each.targets]
-        places += [f"{followed.module}.{followed.path}" for followed in (*each.methods, *each.others)]
-        shown = ", ".join(f"`{place}`" for place in dict.fromkeys(places))
-        yield f"| `{each.library}` | {each.versions} | {shown} | {each.note} |"
+        yield f"| `{each.library}` | {each.versions} | {each.note} |"
 
 
 def _calls(integrations: Sequence[Integration]) -> Iterator[str]:
@@ -57,5 +61,31 @@ def _facts(endpoint: Endpoint) -> str:
 
 def _unsupported() -> Iterator[str]:
     if UNSUPPORTED:
-        yield from ("", "Not supported:", "", "| client | why |", "|---|---|")
+        yield from ("| client | why |", "|---|---|")
         yield from (f"| `{library}` | {why} |" for library, why in UNSUPPORTED.items())
+
+
+def _places(integrations: Sequence[Integration]) -> Iterator[str]:
+    """Who patches the same functions finds here whom else to think of."""
+    yield "| client | module | classes and functions |"
+    yield "|---|---|---|"
+    for each in integrations:
+        by_module: dict[str, dict[str, list[str]]] = {}
+        followed = (*each.targets, *[(place.module, place.path) for place in (*each.methods, *each.others)])
+        for module, path in dict.fromkeys(followed):
+            owner, _, name = path.rpartition(".")
+            by_module.setdefault(module, {}).setdefault(owner, []).append(name)
+        for module, by_owner in by_module.items():
+            yield f"| `{each.library}` | `{module}` | {_names(by_owner)} |"
+
+
+def _names(by_owner: Mapping[str, Sequence[str]]) -> str:
+    """`Client`, `AsyncClient`: `chat`, `embed`; `function`"""
+    owners: dict[tuple[str, ...], list[str]] = {}
+    for owner, names in by_owner.items():
+        owners.setdefault(tuple(names), []).append(owner)
+    return "; ".join((f"{_listed(of)}: " if any(of) else "") + _listed(names) for names, of in owners.items())
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
