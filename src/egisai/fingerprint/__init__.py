@@ -21,7 +21,18 @@ from egisai.fingerprint.memo import MISSING, PROBED, Memo, Missing
 if TYPE_CHECKING:
     from egisai.fingerprint.sketch import Sketch
 
-__all__ = ["LONG", "MISSING", "Fingerprint", "Missing", "clear", "of", "of_stored", "seen", "system_texts"]
+__all__ = [
+    "LONG",
+    "MISSING",
+    "SYSTEM_ROLES",
+    "Fingerprint",
+    "Missing",
+    "clear",
+    "of",
+    "of_stored",
+    "seen",
+    "system_texts",
+]
 
 LONG: Final = 4_000
 """Total characters above which a first sight is worth a thread: it takes about 0.8 ms
@@ -29,7 +40,7 @@ where a hop to an executor and back takes 0.03 ms."""
 
 _NAMED: Final = 4_096  # characters of masked text in which a name is looked for
 
-_SYSTEM_ROLES: Final = frozenset({"system", "developer"})
+SYSTEM_ROLES: Final = frozenset({"system", "developer"})
 
 _READ: Final = 1_000_000
 """Characters read of one text, which bounds its cost: a longer text is data, and its template was at its head."""
@@ -95,7 +106,7 @@ def system_texts(messages: Iterable[tuple[object, Iterable[str]]]) -> Iterator[s
     """
     found = False
     for role, texts in messages:
-        if role in _SYSTEM_ROLES:
+        if role in SYSTEM_ROLES:
             found = True
             yield from texts
         elif found:
