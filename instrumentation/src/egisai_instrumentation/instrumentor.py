@@ -33,6 +33,7 @@ from . import (
     openai,
     replicate,
     together,
+    voyageai,
 )
 from .patching import Patches
 
@@ -53,6 +54,7 @@ INTEGRATIONS: Final = (
     fireworks.INTEGRATION,
     huggingface_hub.INTEGRATION,
     replicate.INTEGRATION,
+    voyageai.INTEGRATION,
 )
 
 _ATTACHING: Final = Guard("attaching to the tracer provider")
