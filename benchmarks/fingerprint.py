@@ -1,15 +1,18 @@
 """How well prompts find their agents, and what a fingerprint costs, beside the usual way: SHA-256 of the prompt with
 its whitespace normalised.
 
-    python benchmarks/fingerprint.py [--only cost|quality|processes|streams ...] [--half shared|dev|heldout ...]
+    python benchmarks/fingerprint.py [--only cost|quality|processes|streams ...] [--half shared|dev|second|heldout ...]
                                      [--failures N] [--prompts FOLDER]
 
 Quality is pairwise and measures agents, as a user gets them: the renderings of many prompts arrive shuffled at one
 fresh `Attribution`. Of all pairs of texts of one prompt, recall is the share that got one agent; of all pairs that got
 one agent, precision is the share from one prompt. Texts that are equal to the letter count once.
 
-The prompts, and what is inserted into them, are described in `prompts/README.md`. Code is tuned on `dev` and the shared
-prompts only; `--failures` says nothing about `heldout`.
+At first sight a prompt has the agent that it is counted under when it arrives. In the end, some agents turned out to be
+one: their ids are aliases then, as the platform shows them.
+
+The prompts, and what is inserted into them, are described in `prompts/README.md`. Code is tuned on `dev`, `second` and
+the shared prompts only; `--failures` says nothing about `heldout`.
 """
 
 from __future__ import annotations
@@ -55,7 +58,7 @@ class Half:
     """Prompts and what is inserted into them.
 
     Attributes:
-        name: `dev`, `heldout` or `shared`.
+        name: `dev`, `second`, `heldout` or `shared`.
         roles: prompts by name, each an agent.
         families: by name, prompts of different agents with most of their text in common, by name.
         inserts: by kind, texts or lines.
@@ -378,9 +381,22 @@ def fingerprint_of(text: str) -> fingerprint.Fingerprint:
     return _fingerprints[text]
 
 
-def egis(renderings: Sequence[Rendering], seed: int) -> list[str]:
-    """The agent of each, when they reach one fresh process in an order of the seed's."""
-    return agents(Attribution(), renderings, seed)
+def egis(renderings: Sequence[Rendering], seed: int) -> tuple[list[str], list[str]]:
+    """The agent of each, when they reach one fresh process in an order of the seed's: at first sight and in the end."""
+    under: dict[str, str] = {}
+
+    def on_sighting(sighting: Sighting) -> None:
+        if sighting.under is not None:
+            under[sighting.identity.id] = sighting.under
+
+    found = agents(Attribution(on_sighting=on_sighting), renderings, seed)
+    return found, [leader(under, agent) for agent in found]
+
+
+def leader(under: Mapping[str, str], agent: str) -> str:
+    while agent in under:
+        agent = under[agent]
+    return agent
 
 
 def agents(attribution: Attribution, renderings: Sequence[Rendering], seed: int) -> list[str]:
@@ -433,12 +449,14 @@ class Stream(NamedTuple):
 
     Attributes:
         renderings: in no particular order.
-        orders: the agents of the renderings when they arrived in one order, for each of `SEEDS`.
+        orders: the agents of the renderings when they arrived in one order, at first sight, for each of `SEEDS`.
+        ends: the same in the end.
         exact: what the peer says of the renderings, in whichever order.
     """
 
     renderings: Sequence[Rendering]
     orders: Sequence[Sequence[str]]
+    ends: Sequence[Sequence[str]]
     exact: Sequence[str]
 
     def of(self, prompts: Container[str]) -> Stream:
@@ -447,12 +465,14 @@ class Stream(NamedTuple):
         return Stream(
             [self.renderings[at] for at in kept],
             [[found[at] for at in kept] for found in self.orders],
+            [[found[at] for at in kept] for found in self.ends],
             [self.exact[at] for at in kept],
         )
 
 
 def stream_of(renderings: Sequence[Rendering]) -> Stream:
-    return Stream(renderings, [egis(renderings, seed) for seed in SEEDS], peer(renderings))
+    found = [egis(renderings, seed) for seed in SEEDS]
+    return Stream(renderings, [first for first, _ in found], [end for _, end in found], peer(renderings))
 
 
 # --- quality ----------------------------------------------------------------------------------------------------------
@@ -464,9 +484,9 @@ def print_quality(material: Half, failures: int) -> None:
     if members:
         print(f", {len(material.families)} families with {len(members)} members", end="")
     print(f"; up to {VARIANTS} renderings per kind, in {len(SEEDS)} orders")
-    print(f"{'':54}{'Egis':>20}{'SHA-256':>20}")
-    print(f"{'':32}{'texts':>8}{'agents':>7}{'':7}", end="")
-    print(f"{'precision':>11}{'recall':>9}" * 2)
+    print(f"{'':47}{'Egis at first sight':>20}{'in the end':>20}{'SHA-256':>20}")
+    print(f"{'':32}{'texts':>8}{'agents':>7}", end="")
+    print(f"{'precision':>11}{'recall':>9}" * 3)
     for kind in KINDS:
         print_row(kind, stream_of(render(material.roles, material.inserts, [kind])))
     renderings = render(material.roles, material.inserts, KINDS)
@@ -485,10 +505,11 @@ def print_quality(material: Half, failures: int) -> None:
 
 
 def print_row(what: str, stream: Stream) -> None:
-    """The number of agents is that of the first order, the figures are over all orders."""
-    total = functools.reduce(Score.plus, (score(stream.renderings, found) for found in stream.orders))
-    print(f"{what:32}{len(stream.renderings):>8}{len(set(stream.orders[0])):>7}{'':7}", end="")
-    print(total, score(stream.renderings, stream.exact), sep="", flush=True)
+    """The number of agents is that of the first order in the end, the figures are over all orders."""
+    print(f"{what:32}{len(stream.renderings):>8}{len(set(stream.ends[0])):>7}", end="")
+    for orders in (stream.orders, stream.ends, [stream.exact]):
+        print(functools.reduce(Score.plus, (score(stream.renderings, found) for found in orders)), end="")
+    print(flush=True)
 
 
 def print_by_length(prompts: Mapping[str, str], everything: Stream) -> None:
@@ -507,7 +528,7 @@ def print_apart(material: Half) -> None:
     worst: Counter[str] = Counter()
     for seed in SEEDS:
         written = [Rendering(name, "", text) for name, text in material.members().items()]
-        agent_of = {one.prompt: agent for one, agent in zip(written, egis(written, seed), strict=True)}
+        agent_of = {one.prompt: agent for one, agent in zip(written, egis(written, seed)[1], strict=True)}
         for name, texts in material.families.items():
             for one, other in itertools.combinations(texts, 2):
                 same = agent_of[f"{name}/{one}"] == agent_of[f"{name}/{other}"]
@@ -521,7 +542,7 @@ def print_apart(material: Half) -> None:
 
 def print_failures(stream: Stream, most: int) -> None:
     """The prompts that most often share an agent, what most often loses its own, and some of those texts."""
-    renderings, (found, *_), _ = stream
+    renderings, found = stream.renderings, stream.ends[0]
     counts: Counter[tuple[str, str]] = Counter()
     members: defaultdict[str, list[Rendering]] = defaultdict(list)
     for rendering, agent in zip(renderings, found, strict=True):
@@ -729,7 +750,7 @@ def print_cost(prompts: Mapping[str, str]) -> None:
 
 def main() -> None:
     parts = ("cost", "quality", "processes", "streams")
-    names = ("shared", "dev", "heldout")
+    names = ("shared", "dev", "second", "heldout")
     parser = argparse.ArgumentParser(description="Cost and quality of the agents that prompts give.")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--half", nargs="+", choices=names, default=names)
