@@ -552,6 +552,16 @@ def bound(function: Callable[..., Any], carried: Context) -> Callable[..., Any]:
     return run
 
 
+def bound_steps(steps: Any, carried: Context) -> Any:
+    """A generator, async or not, for `steps`, which has yet to begin: each step runs in the OTel context `carried`."""
+    if inspect.isasyncgen(steps):
+        ours: Any = _async_generator(lambda: steps, carried)()
+    else:
+        ours = _generator(lambda: steps, carried)()
+    ours.__name__, ours.__qualname__ = steps.__name__, steps.__qualname__
+    return ours
+
+
 def _bound_coroutine(function: Callable[..., Any], carried: Context) -> Callable[..., Any]:
     async def run(*args: Any, **kwargs: Any) -> Any:
         before = get_current()

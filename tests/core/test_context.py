@@ -34,7 +34,7 @@ from opentelemetry.trace import SpanKind
 import egisai
 from conftest import Spans
 from egisai import pools, propagation
-from egisai.context import NO_FACTS, Held, facts_of, hold, is_own, without_facts
+from egisai.context import NO_FACTS, Held, bound_steps, facts_of, hold, is_own, without_facts
 from provider import Provider
 
 AN_ID = "0d9a4c1e-7d7a-4b0e-9d5f-0a4f6f1f2a3b"
@@ -1051,6 +1051,10 @@ def steps_of(outcome: Outcome, act: str) -> Iterator[Any]:
         outcome.note("finally")
 
 
+def bound_when_made(function: Any) -> Any:
+    return lambda *args: bound_steps(function(*args), get_current())
+
+
 @pytest.mark.parametrize("act", ["raise", "other", "yield", "return"])
 @pytest.mark.parametrize("thrown", [KeyError, StopIteration, GeneratorExit, KeyboardInterrupt, asyncio.CancelledError])
 @pytest.mark.parametrize("how", ["throw", "close"])
@@ -1071,6 +1075,7 @@ def test_ctx_generator_is_a_generator(act: str, thrown: type[BaseException], how
 
     assert outcome_of(egisai.context(agent="g")) == outcome_of(lambda function: function)
     assert outcome_of(egisai.propagate) == outcome_of(lambda function: function)
+    assert outcome_of(bound_when_made) == outcome_of(lambda function: function)
 
 
 async def asteps_of(outcome: Outcome, act: str) -> AsyncIterator[Any]:
@@ -1113,6 +1118,7 @@ def test_ctx_generator_is_an_async_generator(act: str, thrown: type[BaseExceptio
     bare = asyncio.run(outcome_of(lambda function: function))
     assert asyncio.run(outcome_of(egisai.context(agent="g"))) == bare
     assert asyncio.run(outcome_of(egisai.propagate)) == bare
+    assert asyncio.run(outcome_of(bound_when_made)) == bare
 
 
 def test_ctx_generator_left_to_the_loop() -> None:

@@ -100,6 +100,55 @@ def test_public_streams(spans: Spans, wire: CohereWire, client: Any) -> None:
     assert left.attributes["gen_ai.response.id"] == "m-1"
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_streams_are_carried(spans: Spans, wire: CohereWire, version: int) -> None:
+    """The context in which `chat_stream` is called counts, not that of the first read."""
+    from cohere import Client, ClientV2
+
+    asked: dict[str, Any] = {"message": "Why?"} if version == 1 else {"messages": ASKED}
+    client = (Client if version == 1 else ClientV2)("local", base_url=wire.url)
+    with egisai.context(agent="caller", user_id="u-1"):
+        stream = client.chat_stream(model=MODEL, **asked)
+    with egisai.context(agent="reader"):
+        for _ in stream:
+            assert egisai.current_context() == {"agent": "reader"}
+    close(client)
+
+    async def main() -> None:
+        made = make(wire.url, "async", version)
+        with egisai.context(agent="caller", user_id="u-1"):
+            stream = made.chat_stream(model=MODEL, **asked)
+        async for _ in stream:
+            assert egisai.current_context() == {}
+        await close(made)
+
+    asyncio.run(main())
+    told = [(span.attributes["gen_ai.agent.name"], span.attributes["user.id"]) for span in spans.calls()]
+    assert told == [("caller", "u-1")] * 2
+
+
+def test_raw_streams(spans: Spans, wire: CohereWire, client: Any) -> None:
+    """`with_raw_response` gives a manager: its request goes out when it is entered, and its data is the stream."""
+    asked: dict[str, Any] = {"model": MODEL, "messages": ASKED}
+    with client.with_raw_response.chat_stream(**asked) as response:
+        assert len(list(response.data)) == 7
+    with client.with_raw_response.chat_stream(**asked) as response:
+        next(response.data)
+
+    async def main() -> None:
+        made = make(wire.url, "async")
+        async with made.with_raw_response.chat_stream(**asked) as response:
+            assert len([event async for event in response.data]) == 7
+        await close(made)
+
+    asyncio.run(main())
+    client.with_raw_response.chat_stream(**asked)  # never entered
+    assert len(wire.requests) == 3
+    whole, left, of_async = spans.calls()
+    assert told(whole)["output"] == told(of_async)["output"] == 5
+    assert left.attributes["egisai.call.complete"] is False
+
+
 def test_not_billed(spans: Spans, wire: CohereWire, client: Any) -> None:
     """Where what is billed is not told, what was processed counts."""
     usage = {"tokens": {"input_tokens": 12.0, "output_tokens": 3.0}}

@@ -13,6 +13,7 @@ import yaml
 from opentelemetry.trace import StatusCode
 from tests.instrumentation.contract import told
 
+import egisai
 from conftest import Spans
 
 genai = pytest.importorskip("google.genai")
@@ -43,11 +44,12 @@ def _reply(wire: GeminiWire, *replies: dict[str, Any]) -> None:
 
 
 def test_public_streams(spans: Spans, wire: GeminiWire, client: Any) -> None:
-    """`generate_content_stream` and a chat's stream: one span each, with what the chunks say."""
-    streams = [
-        client.models.generate_content_stream(model=MODEL, contents="Why?", config={"system_instruction": SYSTEM}),
-        client.chats.create(model=MODEL, config={"system_instruction": SYSTEM}).send_message_stream("Why?"),
-    ]
+    """`generate_content_stream` and a chat's stream: one span each, of their caller, with what the chunks say."""
+    with egisai.context(user_id="caller's"):
+        streams = [
+            client.models.generate_content_stream(model=MODEL, contents="Why?", config={"system_instruction": SYSTEM}),
+            client.chats.create(model=MODEL, config={"system_instruction": SYSTEM}).send_message_stream("Why?"),
+        ]
     for stream in streams:
         assert "".join(each.text for each in stream) == "Sorry about that."
     first, second = spans.calls()
@@ -56,6 +58,7 @@ def test_public_streams(spans: Spans, wire: GeminiWire, client: Any) -> None:
         assert told(span)["reasons"] == ("stop",)
         assert (told(span)["input"], told(span)["output"]) == (20, 9)
         assert span.attributes["gen_ai.request.stream"] is True
+        assert span.attributes["user.id"] == "caller's"
 
 
 def test_public_streams_async(spans: Spans, wire: GeminiWire) -> None:
@@ -64,16 +67,21 @@ def test_public_streams_async(spans: Spans, wire: GeminiWire) -> None:
     async def main() -> None:
         client = make(wire.url, "async")
         chat = client.chats.create(model=MODEL)
-        await chat.send_message("Why?")
-        async for _ in await chat.send_message_stream("And then?"):
-            pass
-        async for _ in await client.models.generate_content_stream(model=MODEL, contents="Why?"):
-            pass
+        with egisai.context(user_id="caller's"):
+            await chat.send_message("Why?")
+            streams = [
+                await chat.send_message_stream("And then?"),
+                await client.models.generate_content_stream(model=MODEL, contents="Why?"),
+            ]
+        for stream in streams:
+            async for _ in stream:
+                assert egisai.current_context() == {}
         await close(client)
 
     asyncio.run(main())
     assert [told(span)["output"] for span in spans.calls()] == [9, 9, 9]
     assert [span.attributes.get("gen_ai.request.stream", False) for span in spans.calls()] == [False, True, True]
+    assert [span.attributes["user.id"] for span in spans.calls()] == ["caller's"] * 3
 
 
 @pytest.mark.parametrize("streams", [False, True])
@@ -85,6 +93,7 @@ def test_tool_loop(spans: Spans, wire: GeminiWire, client: Any, streams: bool) -
         client.models.embed_content(model="embedder", contents=account)
         return "12 EUR"
 
+    balance.__annotations__ = {"account": str, "return": str}  # version 2 calls no function with those of this module
     asked = {"functionCall": {"id": "c-1", "name": "balance", "args": {"account": "a-1"}}}
     answer = chunk(candidate(asked, reason="STOP"), usage={"promptTokenCount": 7, "candidatesTokenCount": 2})
 
@@ -214,8 +223,6 @@ def test_vertex(spans: Spans, wire: GeminiWire) -> None:
 
 @pytest.fixture
 def recording(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
-    import egisai
-
     monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_ONLY")
     spans = Spans()
     egisai.init(app="app", tracer_provider=spans.provider, quiet=True)

@@ -11,11 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import wrapt
 from opentelemetry import baggage
-from opentelemetry.context import get_current
+from opentelemetry.context import attach, get_current
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 
 import egisai
 from conftest import Spans
@@ -304,6 +305,127 @@ def test_method_async_generator(spans: Spans, follow: Callable[..., Any]) -> Non
 
     asyncio.run(main())
     assert log == ["closed"] * 3
+
+
+# --- carried generators ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lazy(spans: Spans, follow: Callable[..., Any]) -> dict[str, Any]:
+    """Public functions above a lazy method, as clients have them, by kind; what their bodies see is in `seen`."""
+    seen: list[object] = []
+
+    def see() -> None:
+        seen.append((egisai.current_context().get("agent"), baggage.get_baggage("theirs")))
+
+    def request(model: str) -> Any:
+        see()
+        yield from CHUNKS
+
+    async def request_async(model: str) -> Any:
+        see()
+        for chunk in CHUNKS:
+            yield chunk
+
+    followed, followed_async = follow(request, lazy=True), follow(request_async, lazy=True)
+
+    def stream(model: str) -> Any:
+        see()
+        yield from followed(model=model)
+        see()
+
+    async def stream_async(model: str) -> Any:
+        see()
+        async with contextlib.aclosing(followed_async(model=model)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+        see()
+
+    async def create(model: str) -> Any:
+        return stream_async(model)
+
+    tracing = Tracing(spans.provider.get_tracer("egisai"))
+    carried = {f.__name__: methods.carry(f, tracing) for f in (stream, stream_async, create)}
+    return {**carried, "seen": seen, "tracing": tracing}
+
+
+def next_of(chunks: Any, loop: asyncio.AbstractEventLoop) -> Any:
+    """The next chunk of a generator of either kind; "end"."""
+    return loop.run_until_complete(anext(chunks, "end")) if inspect.isasyncgen(chunks) else next(chunks, "end")
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    made = asyncio.new_event_loop()
+    yield made
+    made.run_until_complete(made.shutdown_asyncgens())
+    made.close()
+
+
+def awaited(loop: asyncio.AbstractEventLoop, made: Any) -> Any:
+    return loop.run_until_complete(made) if inspect.isawaitable(made) else made
+
+
+@pytest.mark.parametrize("how", ["stream", "stream_async", "create"])
+def test_method_carried(spans: Spans, lazy: dict[str, Any], loop: asyncio.AbstractEventLoop, how: str) -> None:
+    """A stream made in one context and read in another is a call of the first; between the reads is the reader's."""
+    tracer = spans.provider.get_tracer("app")
+    attach(baggage.set_baggage("theirs", "caller's"))
+    with tracer.start_as_current_span("caller") as caller, egisai.context(agent="caller", user_id="u-1"):
+        chunks = awaited(loop, lazy[how]("m"))
+    assert chunks.__qualname__.endswith("stream" if how == "stream" else "stream_async")
+    attach(baggage.set_baggage("theirs", "reader's"))
+    with tracer.start_as_current_span("reader") as reader, egisai.context(agent="reader"):
+        assert next_of(chunks, loop) == 1
+        assert egisai.current_context() == {"agent": "reader"}
+        assert get_current_span() is reader
+        egisai.set_context(session_id="reader's")
+        assert next_of(chunks, loop) == 2
+        assert egisai.current_context() == {"agent": "reader", "session_id": "reader's"}
+        assert baggage.get_baggage("theirs") == "reader's"
+        assert [next_of(chunks, loop), next_of(chunks, loop)] == [3, "end"]
+        assert egisai.current_context() == {"agent": "reader", "session_id": "reader's"}
+    assert lazy["seen"] == [("caller", "caller's")] * 3
+    [span] = spans.calls()
+    assert (span.attributes["gen_ai.agent.name"], span.attributes["user.id"]) == ("caller", "u-1")
+    assert "session.id" not in span.attributes
+    assert span.parent.span_id == caller.get_span_context().span_id
+    assert ended(spans) == (6, True)
+
+
+@pytest.mark.parametrize("how", ["stream", "stream_async", "create"])
+def test_method_carried_is_left(spans: Spans, lazy: dict[str, Any], loop: asyncio.AbstractEventLoop, how: str) -> None:
+    """Left early, it is incomplete; never read, it was no call; called wrongly, it raises where it is called."""
+    chunks = awaited(loop, lazy[how]("m"))
+    next_of(chunks, loop)
+    awaited(loop, chunks.aclose() if inspect.isasyncgen(chunks) else chunks.close())
+    assert ended(spans) == (1, False)
+    awaited(loop, lazy[how]("m"))
+    gc.collect()
+    assert not spans.all()
+    with pytest.raises(TypeError, match="nonsense"):
+        awaited(loop, lazy[how](nonsense="m"))
+
+
+def test_method_carried_by_others(lazy: dict[str, Any]) -> None:
+    """Another instrumentor's proxy for a generator is left to it: it must see each step."""
+
+    class Counting(wrapt.ObjectProxy):  # type: ignore[misc]
+        _self_steps = 0
+
+        def __next__(self) -> Any:
+            self._self_steps += 1
+            return next(self.__wrapped__)
+
+    chunks = methods.carry(lambda model: Counting(lazy["stream"](model)), lazy["tracing"])("m")
+    assert next(chunks) == 1
+    assert chunks._self_steps == 1
+
+
+def test_method_carried_no_longer(lazy: dict[str, Any]) -> None:
+    """Switched off, the generator is the SDK's own."""
+    lazy["tracing"].tracer = None
+    assert lazy["stream"]("m").gi_code is inspect.unwrap(lazy["stream"]).__code__
 
 
 # --- context managers ------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from typing import Any, Final
 from egisai import fingerprint, semconv
 
 from . import usage
-from .integration import Asked, Attributes, Content, Endpoint, Integration, Method, Prompt
+from .integration import Asked, Attributes, Content, Endpoint, Integration, Method, Prompt, Wrapped
 from .messages import Conversation, Gathered, Message, Part, Reasoning, Text, ToolCall, ToolResult
+from .methods import carry
 from .openai import chat_messages, tool_definitions
 from .reading import an_array, member, no_prompt, put, system_text, texts
 
@@ -313,6 +314,12 @@ INTEGRATION: Final = Integration(
         *_methods("cohere.raw_base_client", "generate", _GENERATE),
         *_methods("cohere.raw_base_client", "embed", _EMBED),
     ),
+    others=(
+        Wrapped("cohere.v2.client", "V2Client.chat_stream", carry),
+        Wrapped("cohere.v2.client", "AsyncV2Client.chat_stream", carry),
+        Wrapped("cohere.base_client", "BaseCohere.chat_stream", carry),
+        Wrapped("cohere.base_client", "AsyncBaseCohere.chat_stream", carry),
+    ),
     endpoints={
         "v2 chat": _CHAT,
         "v2 chat_stream": _CHAT_STREAM,
@@ -323,6 +330,6 @@ INTEGRATION: Final = Integration(
         "v1 embed": _EMBED,
     },
     provider=lambda _client, _host: "cohere",
-    note="The context in which `chat_stream` is first read counts: there it sends its request. `generate_stream`, "
-    "reranking, classification and summaries make no span.",
+    note="Of a client made before `init()`, the context in which a `chat_stream` is first read counts: there it sends "
+    "its request. `generate_stream`, reranking, classification and summaries make no span.",
 )

@@ -12,8 +12,9 @@ from typing import Any, Final, cast
 from egisai import semconv
 
 from . import usage
-from .integration import Asked, Attributes, Content, Endpoint, Integration, Method, Prompt
+from .integration import Asked, Attributes, Content, Endpoint, Integration, Method, Prompt, Wrapped
 from .messages import Conversation, Gathered, Media, Message, Part, Reasoning, Text, ToolCall, ToolResult
+from .methods import carry
 from .openai import tool_definitions
 from .reading import an_array, an_object, member, no_prompt, put
 
@@ -467,6 +468,12 @@ INTEGRATION: Final = Integration(
             "google.genai._gaos.google_genai", "AsyncGeminiNextGenInteractions.create", _interact, inner="generator"
         ),
     ),
+    others=(
+        Wrapped("google.genai.models", "Models.generate_content_stream", carry),
+        Wrapped("google.genai.models", "AsyncModels.generate_content_stream", carry),
+        Wrapped("google.genai.chats", "Chat.send_message_stream", carry),
+        Wrapped("google.genai.chats", "AsyncChat.send_message_stream", carry),
+    ),
     endpoints={
         "generateContent": _GENERATE,
         "streamGenerateContent": _STREAM,
@@ -474,6 +481,6 @@ INTEGRATION: Final = Integration(
         "interactions": _INTERACTION,
     },
     provider=lambda client, _host: "gcp.vertex_ai" if client == "vertex" else "gcp.gemini",
-    note="Each request of automatic function calling is a call. The context in which `generate_content_stream` is "
-    "first read counts: there it sends its request. Live, images, videos, token counts and batches make no span.",
+    note="Each request of automatic function calling is a call. Before 3.1 the client does not tell the usage of "
+    "embeddings, but for Vertex AI's. Live, images, videos, token counts and batches make no span.",
 )

@@ -108,7 +108,7 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Wrapped:
-    """A function or method that is followed in a way of its own: it calls no LLM."""
+    """A function or method that is followed in a way of its own: it calls no LLM, or does so by a `Method`."""
 
     module: str
     path: str
@@ -136,7 +136,8 @@ class Integration:
     methods: Sequence[Method] = ()
     """Of any other client."""
     others: Sequence[Wrapped] = ()
-    """What belongs to the agents' work and is no call of an LLM, such as tools."""
+    """What belongs to the agents' work and is no call of an LLM, such as tools; and generator functions above a lazy
+    `Method`, with `methods.carry`, so that the context of their call is the request's."""
     traces_itself: Callable[[Any], bool] | None = None
     """Whether this client (None: a function's) makes an OpenTelemetry span of its own for a call, inside what we
     follow, on a provider whose spans are attributed: that span is then the call's, attributed and completed, and none

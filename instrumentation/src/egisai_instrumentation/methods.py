@@ -11,9 +11,13 @@ import inspect
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator, MutableMapping
 from dataclasses import replace
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
+from opentelemetry.context import Context, get_current
+
+from egisai.context import bound_steps
 from egisai.guard import Guard, failed
 
 from . import bodies, streams
@@ -87,6 +91,32 @@ def follow(integration: Integration, method: Method, original: Function, tracing
         finally:
             call.suspend()
         return settled(call, result)
+
+    return call_sync
+
+
+def carry(original: Function, tracing: Tracing) -> Function:
+    """`original`, whose generators make their calls in the context in which it is called, not in their reader's.
+
+    It returns a generator, async or not, or awaited an async one, which calls a `Method` when it is first read.
+    """
+
+    def carried(result: Any, now: Context) -> Any:
+        is_plain = type(result) in (GeneratorType, AsyncGeneratorType)  # a proxy for one has steps of its own to take
+        return bound_steps(result, now) if is_plain and (tracing.tracer or tracing.resolve()) else result
+
+    if inspect.iscoroutinefunction(original):
+
+        @functools.wraps(original)
+        async def call_async(*args: Any, **kwargs: Any) -> Any:
+            now = get_current()
+            return carried(await original(*args, **kwargs), now)
+
+        return call_async
+
+    @functools.wraps(original)
+    def call_sync(*args: Any, **kwargs: Any) -> Any:
+        return carried(original(*args, **kwargs), get_current())
 
     return call_sync
 

@@ -109,9 +109,7 @@ def _generate(client: Any, ask: Ask) -> Any:
 
 
 def _stream(client: Any, ask: Ask) -> Any:
-    """Where each of the SDK's requests passes: above it `generate_content_stream` does not begin before it is read,
-    see test_google_genai.py."""
-    return client.models._generate_content_stream(model=ask.model, contents=ask.content, config=config(ask))
+    return client.models.generate_content_stream(model=ask.model, contents=ask.content, config=config(ask))
 
 
 async def _turning(stream: Any) -> Any:
@@ -152,6 +150,11 @@ def _said(response: Any) -> dict[str, Any]:
     }
 
 
+def _said_of_embeddings(result: Any) -> dict[str, Any]:
+    used = getattr(result, "usage_metadata", None)  # which version 2 has not
+    return {} if used is None else {"input": used.prompt_token_count}
+
+
 def _said_in_interaction(response: Any) -> dict[str, Any]:
     interaction = response[-1].interaction if isinstance(response, list) else response
     used = interaction.usage
@@ -177,14 +180,22 @@ SUBJECT = Subject(
     forms=(
         Form("generate", _generate, _said, operation="generate_content"),
         Form("stream", _stream, _said, stream=True, operation="generate_content", raised="step", kinds=("sync",)),
-        Form("stream", _stream, _said, stream=True, operation="generate_content", read=_turning, kinds=("async",)),
+        Form(
+            "stream",
+            _stream,
+            _said,
+            stream=True,
+            operation="generate_content",
+            read=_turning,
+            raised="step",
+            kinds=("async",),
+        ),
         Form(
             "embed",
             _embed,
-            lambda result: {"input": result.usage_metadata.prompt_token_count},
+            _said_of_embeddings,
             operation="embeddings",
             prompted=False,
-            since="3.4",
             kinds=("async",),
         ),
         Form("interaction", _interact, _said_in_interaction, operation="generate_content", kinds=("sync",)),
