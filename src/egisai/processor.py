@@ -5,7 +5,7 @@ from __future__ import annotations
 from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
-from . import semconv
+from . import foreign, semconv
 from .attribution import attributes_of, attributes_of_span, current, nearest
 from .context import facts_of, held_in, span_in
 from .guard import failed
@@ -40,9 +40,10 @@ def stamp(span: Span, ctx: Context) -> None:
     own = attributes_of_span(span)
     if semconv.AGENT_ID in own:
         return
-    parent = attributes_of_span(span_in(ctx))
+    around = span_in(ctx)
+    parent = attributes_of_span(around)
     held = held_in(ctx)
-    is_call = (held is not None and held.adopt is not None and held.adopt(span)) or semconv.is_call(own)
+    is_call = (held is not None and held.adopt is not None and held.adopt(span)) or foreign.is_call(span, own)
     if held is not None and held.attributes is not None:
         attributes = dict(held.attributes)
         if held.request is not None and is_call:
@@ -65,6 +66,8 @@ def stamp(span: Span, ctx: Context) -> None:
         session = attributes.get(semconv.SESSION_ID)
         if session is not None and semconv.CONVERSATION_ID not in own:
             attributes[semconv.CONVERSATION_ID] = session
-        if semconv.covers(parent, own.get(semconv.OPERATION)):
+        if around is not None and foreign.covers(around, parent, own.get(semconv.OPERATION)):
             attributes[semconv.CALL_NESTED] = True
+        elif held is None:
+            foreign.opened(span)
     put(span, attributes)

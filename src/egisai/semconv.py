@@ -117,6 +117,26 @@ CALL_OPERATIONS: Final = frozenset({"chat", "text_completion", "generate_content
 _OPENINFERENCE_KIND: Final = "openinference.span.kind"
 _OPENINFERENCE_CALLS: Final = frozenset({"LLM", "EMBEDDING"})
 _OPENLLMETRY_TYPE: Final = "llm.request.type"
+_OPENLLMETRY_LANGCHAIN: Final = "opentelemetry.instrumentation.langchain"
+"""Makes client spans for models, and spans of other kinds for all else."""
+
+_CLIENTS: Final = (
+    "anthropic",
+    "bedrock",
+    "cohere",
+    "google_genai",
+    "google_generativeai",
+    "groq",
+    "litellm",
+    "mistralai",
+    "ollama",
+    "openai",
+    "together",
+)
+_CALL_SCOPES: Final = frozenset(
+    f"{vendor}.instrumentation.{client}" for vendor in ("openinference", "opentelemetry") for client in _CLIENTS
+)
+"""Instrumentors of LLM clients: what they make are calls, unless it says that it is something else."""
 
 
 def is_call(attributes: Mapping[str, Any]) -> bool:
@@ -128,10 +148,8 @@ def is_call(attributes: Mapping[str, Any]) -> bool:
     )
 
 
-def covers(around: Mapping[str, Any], operation: str | None) -> bool:
-    """Whether a span with these attributes, active where a call of `operation` starts, stands for that same call.
-
-    A call inside a call is the same one seen by another instrumentor, unless it does something else: an embedding
-    looked up in the course of a chat is a call of its own. None: what it does is not known.
-    """
-    return is_call(around) and operation in (None, around.get(OPERATION, operation))
+def starts_call(attributes: Mapping[str, Any], scope: str, *, is_client: bool) -> bool:
+    """The same of a span that has just started in this instrumentation scope: some say what they are only later."""
+    if OPERATION in attributes or _OPENINFERENCE_KIND in attributes or _OPENLLMETRY_TYPE in attributes:
+        return is_call(attributes)
+    return scope in _CALL_SCOPES or (is_client and scope == _OPENLLMETRY_LANGCHAIN)

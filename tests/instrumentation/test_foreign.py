@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import openai
 import pytest
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.sdk.trace import ReadableSpan
-from tests.instrumentation.forms import SYSTEM, Caller, request, resource
+from opentelemetry.trace import Span, SpanKind
+from tests.instrumentation.forms import MODEL, SYSTEM, Caller, request, resource, told
 
 import egisai
 from conftest import Spans
@@ -161,6 +163,97 @@ def test_call_foreign_agent_span_is_no_call(spans: Spans, caller: Caller) -> Non
     calls = [span for span in spans.all() if span.attributes["gen_ai.operation.name"] == "chat"]
     assert [span.attributes["gen_ai.agent.name"] for span in calls] == ["Planner"] * 2
     assert [span.attributes["egisai.agent.source"] for span in calls] == ["framework"] * 2
+
+
+def test_call_foreign_usage(foreign: Spans, caller: Caller, api: str) -> None:
+    """Tokens are on the span that counts under the conventions' names, streamed too, and the caller sees no more."""
+    used = caller.create(api).usage
+    tokens = {"input": getattr(used, "prompt_tokens", None) or used.input_tokens}
+    tokens["output"] = getattr(used, "completion_tokens", None) or used.output_tokens
+    assert tokens.items() <= told(only_call(foreign)).items()
+    chunks = list(caller.each(caller.create(api, stream=True)))
+    assert tokens.items() <= told(only_call(foreign)).items()
+    assert not any(getattr(chunk, "usage", None) for chunk in chunks)
+
+
+def test_call_foreign_several_requests(spans: Spans, caller: Caller) -> None:
+    """A framework's span for what took two requests has the tokens of both, whatever it says itself."""
+    attributes = {"gen_ai.operation.name": "chat"}
+    with spans.provider.get_tracer("framework").start_as_current_span("chat", attributes=attributes) as span:
+        results = [caller.create("chat"), caller.create("chat", content="And then?")]
+        span.set_attribute("gen_ai.usage.input_tokens", 1)
+    [span] = spans.all()
+    assert told(span)["input"] == sum(result.usage.prompt_tokens for result in results)
+    assert told(span)["id"] == results[-1].id
+
+
+def beside(spans: Spans, scope: str = "opentelemetry.instrumentation.openai", **attributes: Any) -> Span:
+    """A span that an instrumentor opens for a call without making it the active one."""
+    said = {"gen_ai.operation.name": "chat", **attributes}
+    return spans.provider.get_tracer(scope).start_span("theirs", kind=SpanKind.CLIENT, attributes=said)
+
+
+@pytest.mark.parametrize("said", [{}, {"gen_ai.request.model": MODEL}, {"gen_ai.request.model": f"openai/{MODEL}"}])
+def test_call_foreign_beside(spans: Spans, caller: Caller, said: dict[str, Any]) -> None:
+    """Not active, it stands for the call all the same: ended when it was, with what the stream said."""
+    with egisai.context(agent="billing", user_id="u-1"):
+        theirs = beside(spans, **said)
+        stream = caller.create("chat", stream=True)
+    theirs.end(theirs.start_time + 5)
+    list(caller.each(stream))
+    span = only_call(spans)
+    check(span, **{"gen_ai.agent.name": "billing", "user.id": "u-1"})
+    assert told(span)["output"] > 0
+    assert span.end_time == span.start_time + 5
+
+
+@pytest.mark.parametrize("scope", ["openinference.instrumentation.openai", "opentelemetry.instrumentation.langchain"])
+def test_call_foreign_that_says_so_later(spans: Spans, caller: Caller, scope: str) -> None:
+    """Some instrumentors say only at its end that a span was a call."""
+    tracer = spans.provider.get_tracer(scope)
+    with tracer.start_as_current_span("theirs", kind=SpanKind.CLIENT):
+        caller.create("chat")
+    theirs = tracer.start_span("theirs", kind=SpanKind.CLIENT)
+    caller.create("chat")
+    theirs.end()
+    assert [span.instrumentation_scope.name for span in spans.all()] == [scope] * 2
+    assert all(told(span)["output"] > 0 for span in spans.all())
+
+
+@pytest.mark.parametrize(
+    "case", ["ended", "of another model", "of another operation", "of nobody we know", "of another thread", "above"]
+)
+def test_call_foreign_beside_another(spans: Spans, caller: Caller, case: str) -> None:
+    """A span that does not stand for the call is left alone: the call has its own."""
+    tracer, opened = spans.provider.get_tracer("app"), []
+    says = {
+        "of another model": {"gen_ai.request.model": "another"},
+        "of another operation": {"gen_ai.operation.name": "embeddings"},
+        "of nobody we know": {"scope": "their own"},
+    }
+    thread = threading.Thread(target=lambda: opened.append(beside(spans, **says.get(case, {}))))
+    thread.start() if case == "of another thread" else thread.run()
+    thread.join() if case == "of another thread" else None
+    if case == "ended":
+        opened[0].end()
+    with tracer.start_as_current_span("step") if case == "above" else nullcontext():
+        caller.create("chat")
+    [span] = [span for span in spans.all() if span.instrumentation_scope.name == "egisai"]
+    assert told(span)["output"] > 0
+    opened[0].end() if case != "ended" else None
+    assert "output" not in told(next(span for span in spans.all() if span.name == "theirs"))
+
+
+def test_call_foreign_beside_once(spans: Spans, caller: Caller) -> None:
+    """A span that is not active stands for one call: one that is never ended swallows no others."""
+    theirs = beside(spans)
+    for _ in range(2):
+        caller.create("chat")
+    theirs.end()
+    assert sorted(span.instrumentation_scope.name for span in spans.all()) == [
+        "egisai",
+        "opentelemetry.instrumentation.openai",
+    ]
 
 
 def test_call_foreign_many_at_once(foreign: Spans, server: Provider) -> None:

@@ -22,9 +22,10 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 from opentelemetry import baggage
 from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode, Tracer
 
-from egisai import attribution, fingerprint, semconv
+from egisai import attribution, fingerprint, foreign, semconv
 from egisai.context import Facts, Held, facts_of, held_in, hold, span_in
 from egisai.guard import Guard, failed
 from egisai.identity import Identity
@@ -51,6 +52,9 @@ _SUPPRESSING: Final = _suppressing()
 
 _INSTRUMENTATIONS: Final = "opentelemetry.instrumentation."
 """Scopes of what traces HTTP clients."""
+
+_FAILURE: Final = frozenset({semconv.ERROR_TYPE, semconv.HTTP_STATUS})
+_USAGE: Final = "gen_ai.usage."
 
 _MAX_MESSAGE_CHARS: Final = 512  # of a provider's error message kept on the span
 
@@ -86,6 +90,7 @@ class Call:
     __slots__ = (
         "_content",
         "_first_ns",
+        "_is_theirs",
         "_measured",
         "_outer",
         "_parsing",
@@ -108,7 +113,8 @@ class Call:
         self.in_flight = False
         self._outer = outer
         self._parsing: object = None
-        self.span: Span | None = None  # None: nobody records, or another instrumentor's span stands for this call
+        self.span: Span | None = None  # None: nobody records
+        self._is_theirs = False  # whether it is another instrumentor's, who says what failed and what was said
         self._pending: Future[Attributes] | None = None
         self._content: content.Recording | None = None
         self._shared: _Shared | None = None
@@ -123,9 +129,22 @@ class Call:
             return False
         if span.instrumentation_scope.name.startswith(_INSTRUMENTATIONS):
             return False
-        self._shared = _Shared(span)
+        self._shared = _Shared.of(span)
         self.record(body, span)
         return True
+
+    def adopt_theirs(self, span: Any) -> bool:
+        """Take the span that another instrumentor, nearer to the wire, makes for this call."""
+        if self._shared is not None or not self.in_flight or not foreign.is_call(span, span.attributes):
+            return False
+        self.share(span)
+        return True
+
+    def share(self, span: SdkSpan) -> None:
+        """`span`, which another instrumentor makes, is the call's: it is completed by what the answer says."""
+        self.span = span
+        self._is_theirs = True
+        self._shared = _Shared.of(span)
 
     def record(self, body: Mapping[str, Any], span: Span) -> None:
         """`span` is the call's."""
@@ -246,8 +265,13 @@ class Call:
         try:
             if self.fold is not None:
                 attributes = self._folded(attributes)
-            if attributes:
-                span.set_attributes(attributes if self._shared is None else self._shared.lacking(attributes))
+            if self._is_theirs:
+                exc = None
+                attributes = {name: value for name, value in attributes.items() if name not in _FAILURE}
+            if self._shared is not None:
+                self._shared.tell(attributes)
+            elif attributes:
+                span.set_attributes(attributes)
             if self._content is not None:
                 self._content.tell(span, attributes)
             if exc is not None:
@@ -290,38 +314,63 @@ class Call:
 
 
 class _Shared:
-    """A span that the client makes and ends itself, often before its answer is ours to read: it ends when both are
-    done with it, at the time at which the client ended it."""
+    """A span that somebody else makes and ends, often before the answer is ours to read: it ends when all are done with
+    it, at the time at which its maker ended it, completed by what the answers said.
 
-    __slots__ = ("_end", "_end_ns", "_is_done", "_lock", "_span")
+    What its maker says stands, but for usage, which is ours: normalised, and the sum where a span stands for several
+    requests.
+    """
 
-    def __init__(self, span: Span) -> None:
+    __slots__ = ("_calls", "_end", "_end_ns", "_known", "_lock", "_span")
+
+    def __init__(self, span: SdkSpan) -> None:
         self._span = span
+        self._calls = 0  # that are not ended yet
         self._end = span.end
         self._end_ns: int | None = None
-        self._is_done = False
+        self._known: Attributes = {}
         self._lock = threading.Lock()
         span.end = self._end_theirs
 
-    def _end_theirs(self, end_time: int | None = None) -> None:
+    @classmethod
+    def of(cls, span: SdkSpan) -> _Shared:
+        """What `span` is shared by, with one call more."""
+        there = getattr(vars(span).get("end"), "__self__", None)
+        shared = there if isinstance(there, cls) else cls(span)
+        with shared._lock:
+            shared._calls += 1
+        return shared
+
+    def tell(self, attributes: Attributes) -> None:
+        """What a call's answer says."""
         with self._lock:
-            if not self._is_done:
-                self._end_ns = self._end_ns or end_time or time.time_ns()
-                return
-        self._end(end_time)
+            for name, value in attributes.items():
+                is_sum = name in self._known and name.startswith(_USAGE)
+                self._known[name] = self._known[name] + value if is_sum else value
 
     def end(self, _: int | None = None) -> None:
-        """We are done."""
+        """A call is done."""
         with self._lock:
-            self._is_done = True
-        vars(self._span).pop("end", None)
-        if self._end_ns is not None:
-            self._end(self._end_ns)
+            self._calls -= 1
+            is_last = self._calls == 0 and self._end_ns is not None
+        if is_last:
+            self._finish(self._end_ns)
 
-    def lacking(self, attributes: Attributes) -> Attributes:
-        """Those of `attributes` that the client did not say itself."""
+    def _end_theirs(self, end_time: int | None = None) -> None:
+        with self._lock:
+            if self._calls:
+                self._end_ns = self._end_ns or end_time or time.time_ns()
+                return
+        self._finish(end_time)
+
+    def _finish(self, end_ns: int | None) -> None:
         said = attribution.attributes_of_span(self._span)
-        return {name: value for name, value in attributes.items() if name not in said}
+        with _ENDING:
+            self._span.set_attributes(
+                {name: value for name, value in self._known.items() if name not in said or name.startswith(_USAGE)}
+            )
+        vars(self._span).pop("end", None)
+        self._end(end_ns)
 
 
 def _both(fold: Feed, gather: Callable[[Any], None]) -> Feed:
@@ -389,20 +438,25 @@ def begin(
     except Exception as exc:  # noqa: BLE001 - logged and counted
         failed("resolving an agent", exc)
 
-    is_covered = held is None and semconv.covers(theirs, endpoint.operation)
-    if is_covered and around is not None and around.is_recording():
-        if semconv.CALL_NESTED in theirs:  # the span around that one is the call's
+    covering = None if held is not None else _covering(around, theirs, request)
+    if covering is not None:
+        said = attribution.attributes_of_span(covering)
+        if semconv.CALL_NESTED in said:  # the span around that one is the call's
             request.clear()
-        _attribute(around, theirs, request, who, call._pending)  # pyright: ignore[reportPrivateUsage]
-        call.context = hold(outer, Held(facts, who, call))
-    elif covered or native:
-        adopt = functools.partial(call.adopt, body) if native and not covered else None
-        call.context = hold(outer, Held(facts, who, call, request, adopt))
-        if adopt is not None:
+        elif isinstance(shared := getattr(covering, "__wrapped__", covering), SdkSpan):
+            call.share(shared)
             call.restart()
-            if metrics.are_recorded():
-                call.span = INVALID_SPAN  # until there is one
-                call._measured = {**request, **who}  # pyright: ignore[reportPrivateUsage]
+        _attribute(covering, said, request, who, call._pending)  # pyright: ignore[reportPrivateUsage]
+        call.context = hold(outer, Held(facts, who, call), covering)
+    elif covered or native:
+        adopt = call.adopt_theirs if covered else functools.partial(call.adopt, body)
+        call.context = hold(outer, Held(facts, who, call, request, adopt))
+        call.restart()
+        if covered:
+            call.span = INVALID_SPAN  # until there is one
+        elif metrics.are_recorded():
+            call.span = INVALID_SPAN
+            call._measured = {**request, **who}  # pyright: ignore[reportPrivateUsage]
     else:
         request.update(who)
         if semconv.SESSION_ID in who and semconv.CONVERSATION_ID not in request:
@@ -419,6 +473,14 @@ def begin(
             call.span = span
             call._measured = request  # pyright: ignore[reportPrivateUsage]
     return call
+
+
+def _covering(around: Span | None, theirs: Mapping[str, Any], request: Attributes) -> Span | None:
+    """The span that somebody made for the call that starts now: the active one, or one beside it."""
+    operation: str = request[semconv.OPERATION]
+    if around is not None and foreign.covers(around, theirs, operation):
+        return around if around.is_recording() else None
+    return foreign.take(around, operation, request.get(semconv.REQUEST_MODEL))
 
 
 def _call_in(ctx: Context) -> object:

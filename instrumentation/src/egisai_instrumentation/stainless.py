@@ -236,7 +236,7 @@ def _settle(call: Call, result: Any) -> None:
     """End the call with `result`, or listen to it until it ends."""
     if call.span is not None:
         try:
-            _shape_of(type(result))(call, result)  # pyright: ignore[reportUnknownArgumentType]
+            _shape_of(result.__class__)(call, result)  # not `type()`: it may be another instrumentor's proxy
         except Exception as exc:  # noqa: BLE001 - logged and counted
             failed("following a response", exc)
             call.finish()
@@ -247,7 +247,7 @@ def _follow_stream(call: Call, stream: Any) -> None:
     if fold is None:
         call.finish()
         return
-    listen = AsyncListener if hasattr(stream, "__anext__") else Listener
+    listen = AsyncListener if hasattr(stream._iterator, "__anext__") else Listener  # their proxies have both
     listener = stream._iterator = listen(call, call.feed(), stream._iterator)
     before_close(stream.response, weakref.ref(listener))
 
