@@ -54,7 +54,6 @@ _INSTRUMENTATIONS: Final = "opentelemetry.instrumentation."
 """Scopes of what traces HTTP clients."""
 
 _FAILURE: Final = frozenset({semconv.ERROR_TYPE, semconv.HTTP_STATUS})
-_USAGE: Final = "gen_ai.usage."
 
 _MAX_MESSAGE_CHARS: Final = 512  # of a provider's error message kept on the span
 
@@ -345,7 +344,7 @@ class _Shared:
         """What a call's answer says."""
         with self._lock:
             for name, value in attributes.items():
-                is_sum = name in self._known and name.startswith(_USAGE)
+                is_sum = name in self._known and name.startswith(semconv.USAGE_PREFIX)
                 self._known[name] = self._known[name] + value if is_sum else value
 
     def end(self, _: int | None = None) -> None:
@@ -367,7 +366,11 @@ class _Shared:
         said = attribution.attributes_of_span(self._span)
         with _ENDING:
             self._span.set_attributes(
-                {name: value for name, value in self._known.items() if name not in said or name.startswith(_USAGE)}
+                {
+                    name: value
+                    for name, value in self._known.items()
+                    if name not in said or name.startswith(semconv.USAGE_PREFIX)
+                }
             )
         vars(self._span).pop("end", None)
         self._end(end_ns)
