@@ -573,6 +573,27 @@ def _name_of(exc: BaseException) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
+_OF_GRPC: Final = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "OUT_OF_RANGE": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409,
+    "ABORTED": 409,
+    "RESOURCE_EXHAUSTED": 429,
+    "CANCELLED": 499,
+    "UNKNOWN": 500,
+    "INTERNAL": 500,
+    "DATA_LOSS": 500,
+    "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+"""The HTTP status that stands for a gRPC status: https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto"""
+
+
 def _status_of(exc: BaseException) -> int | None:
     """The HTTP status that an SDK's error tells, on itself or on the response that it carries."""
     response: Any = getattr(exc, "response", None)
@@ -581,4 +602,7 @@ def _status_of(exc: BaseException) -> int | None:
             status = getattr(holder, name, None)
             if isinstance(status, int) and 100 <= status < 600:
                 return int(status)
+    code: Any = getattr(exc, "code", None)
+    if callable(code):  # gRPC's
+        return _OF_GRPC.get(getattr(code(), "name", ""))
     return member(member(response, "ResponseMetadata"), "HTTPStatusCode")  # botocore's

@@ -34,6 +34,7 @@ from . import (
     replicate,
     together,
     voyageai,
+    xai,
 )
 from .patching import Patches
 
@@ -50,6 +51,7 @@ INTEGRATIONS: Final = (
     mcp.INTEGRATION,
     google_genai.INTEGRATION,
     mistralai.INTEGRATION,
+    xai.INTEGRATION,
     cohere.INTEGRATION,
     fireworks.INTEGRATION,
     huggingface_hub.INTEGRATION,

@@ -177,7 +177,7 @@ def generator(call: Call, inner: Generator[Any, Any, Any], *, lazy: bool) -> Gen
 
 
 def _generator(call: Call, inner: Generator[Any, Any, Any], left: _Left) -> Generator[Any, Any, Any]:
-    feed = call.feed()
+    feed: Feed | None = None
     step: Callable[[], Any] = inner.__next__
     is_first = True
     left.start()
@@ -193,6 +193,8 @@ def _generator(call: Call, inner: Generator[Any, Any, Any], left: _Left) -> Gene
             raise
         finally:
             call.suspend()
+        if is_first:
+            feed = call.feed()  # not before: the first step may have made the span that the client makes itself
         is_hidden = _chunk(call, feed, chunk, is_first)
         is_first = False
         if is_hidden:
@@ -217,7 +219,7 @@ def async_generator(call: Call, inner: AsyncGenerator[Any, Any], *, lazy: bool) 
 
 
 async def _async_generator(call: Call, inner: AsyncGenerator[Any, Any], left: _Left) -> AsyncGenerator[Any, Any]:
-    feed = call.feed()
+    feed: Feed | None = None
     step: Callable[[], Any] = inner.__anext__
     is_first = True
     left.start()
@@ -233,6 +235,8 @@ async def _async_generator(call: Call, inner: AsyncGenerator[Any, Any], left: _L
             raise
         finally:
             call.suspend()
+        if is_first:
+            feed = call.feed()  # not before: the first step may have made the span that the client makes itself
         is_hidden = _chunk(call, feed, chunk, is_first)
         is_first = False
         if is_hidden:
