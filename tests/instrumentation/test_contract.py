@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import reduce
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from packaging.version import Version
 from tests.instrumentation.contract import Ask, Form, Session, Subject, missing, subjects, told
 from tests.instrumentation.wire import Wire, break_stream, fail, hold
 
@@ -511,7 +513,9 @@ def test_call_uninstrument(subject: Subject, wire: Wire) -> None:
     """Every original is restored, and instrumenting twice does not double."""
     [integration] = [each for each in INTEGRATIONS if each.library == subject.library]
     importlib.import_module(subject.imports or subject.library)
-    targets = [*integration.targets, *((method.module, method.path) for method in integration.methods)]
+    installed = Version(version(subject.library))
+    hooks = [each for each in (*integration.methods, *integration.others) if installed >= Version(each.since or "0")]
+    targets = [*integration.targets, *((each.module, each.path) for each in hooks)]
 
     def current() -> list[Any]:
         owners = [(importlib.import_module(module), *path.rpartition(".")[::2]) for module, path in targets]

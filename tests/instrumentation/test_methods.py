@@ -85,6 +85,7 @@ class Stream:
         self._chunks = iter(CHUNKS)
         self.request_id = "r-1"
         self.is_closed = False
+        self.response: Any = None
 
     def __iter__(self) -> Stream:
         return self
@@ -580,12 +581,19 @@ def test_method_inner(spans: Spans, follow: Callable[..., Any]) -> None:
 
 
 def test_method_inner_closed(spans: Spans, follow: Callable[..., Any]) -> None:
-    """Closing such a stream ends its call at once, not only when it is collected."""
+    """Closing such a stream, or its response, ends its call at once, not only when it is collected."""
     stream = follow(lambda model: Stream(), inner="_chunks")(model="m")
     next(stream)
     stream.close()
     assert stream.is_closed
     assert ended(spans) == (1, False)
+    stream = Stream()
+    response = stream.response = Stream()
+    next(follow(lambda model: stream, inner="_chunks")(model="m"))
+    response.close()
+    assert (stream.is_closed, response.is_closed) == (False, True)
+    assert ended(spans) == (1, False)
+    assert "close" not in vars(response)
 
 
 # --- usage on request ------------------------------------------------------------------------------------------------

@@ -238,7 +238,8 @@ def _listened(method: Method, call: Call, result: Any) -> Any:
         listen = streams.AsyncListener if hasattr(iterator, "__anext__") else streams.Listener
         listener = listen(call, call.feed(), iterator)
         setattr(result, method.inner, listener)
-        streams.before_close(result, weakref.ref(listener))
+        for closable in (result, getattr(result, "response", None)):  # callers close either
+            streams.before_close(closable, weakref.ref(listener))
         return result
     names = (method.member,) if isinstance(method.member, str) else method.member
     for name in names:
