@@ -1,7 +1,7 @@
 """LiteLLM: one span whatever is called underneath, from any of its names, with the provider that it resolves itself.
 
-Its newest version conflicts with the lock of this project: these tests, and its part of the contract suite, run where
-it is installed, with `-W ignore::UserWarning` (it makes pydantic warn of its own types).
+Its newest version conflicts with the lock of this project: `tests/instrumentation/alone.sh` runs these tests, and its
+part of the contract suite, in an environment of their own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import gc
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -86,12 +87,53 @@ assert len(exporter.get_finished_spans()) == 2
 """
 
 
-@pytest.mark.parametrize("order", ["neither", "litellm", "openai"])
-def test_litellm_import_order(wire: subject.LiteWire, order: str, pytestconfig: pytest.Config) -> None:
-    """Imported before `init()` or after, LiteLLM or what it calls: one span a call, by either of its names."""
+TAKEN = """
+import asyncio, sys
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from litellm import Router, acompletion, completion, embedding, text_completion
+import egisai
+url = sys.argv[1]
+said = [{"role": "user", "content": "hello"}]
+options = {"api_base": url + "/v1", "api_key": "k", "max_retries": 0}
+router = Router(model_list=[{"model_name": "m", "litellm_params": {"model": "openai/gpt-4.1-mini", **options}}])
+provider, exporter = TracerProvider(), InMemorySpanExporter()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+
+def spans(count):
+    assert len(exporter.get_finished_spans()) == count, [span.name for span in exporter.get_finished_spans()]
+    for span in exporter.get_finished_spans():
+        assert span.attributes["gen_ai.usage.input_tokens"], span.attributes
+    exporter.clear()
+
+for _ in range(2):
+    egisai.init(app="app", tracer_provider=provider, quiet=True)
+    completion("openai/gpt-4.1-mini", said, **options)
+    asyncio.run(acompletion("openai/gpt-4.1-mini", said, **options))
+    assert list(completion("openai/gpt-4.1-mini", said, stream=True, **options))
+    embedding("openai/text-embedding-3-small", ["hello"], **options)
+    text_completion(model="openai/gpt-4.1-mini", prompt="hello", **options)
+    spans(5)
+    router.completion("m", said)
+    asyncio.run(router.aembedding("m", ["hello"]))
+    spans(2)
+    egisai.shutdown()
+    completion("openai/gpt-4.1-mini", said, **options)
+    spans(0)
+"""
+
+
+def test_litellm_names_taken_before(wire: subject.LiteWire, pytestconfig: pytest.Config) -> None:
+    """A program that took LiteLLM's functions, and made its router, before `init()`: one span a call, each time that
+    we are put in place, and none when we are out."""
+    _run(TAKEN, pytestconfig, wire.url)
+
+
+def _run(program: str, pytestconfig: pytest.Config, *arguments: str) -> None:
     path = ":".join(str(each) for each in (pytestconfig.rootpath, *filter(None, sys.path)))
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM, wire.url, order],
+        [sys.executable, "-W", "ignore", "-c", program, *arguments],
         env={"PYTHONPATH": path, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
         capture_output=True,
         text=True,
@@ -99,6 +141,52 @@ def test_litellm_import_order(wire: subject.LiteWire, order: str, pytestconfig: 
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("order", ["neither", "openai"])
+def test_litellm_import_order(wire: subject.LiteWire, order: str, pytestconfig: pytest.Config) -> None:
+    """Imported after `init()`, with what it calls before or after: one span a call, by either of its names."""
+    _run(PROGRAM, pytestconfig, wire.url, order)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_litellm_text_completion(wire: subject.LiteWire, spans: Spans, stream: bool) -> None:
+    """Text completions, sync and async, whole and streamed; of a chat model, LiteLLM makes a chat of them: one call."""
+    options = {"prompt": "Why twice?", "stream": stream, **_options(wire)}
+    for model in ("text-completion-openai/gpt-3.5-turbo-instruct", "openai/gpt-4.1-mini"):
+        answer = litellm.text_completion(model=model, **options)
+        _text_told(spans, list(answer) if stream else [answer], model)
+
+        async def taken(model: str = model) -> list[Any]:
+            answer = await litellm.atext_completion(model=model, **options)
+            return [chunk async for chunk in answer] if stream else [answer]
+
+        _text_told(spans, asyncio.run(taken()), model)
+
+
+def _text_told(spans: Spans, chunks: list[Any], model: str) -> None:
+    assert "".join(chunk.choices[0].text or "" for chunk in chunks) == "Sorry about that."
+    attributes = spans.only()
+    assert attributes["gen_ai.operation.name"] == "text_completion"
+    assert attributes["gen_ai.provider.name"] == "openai"
+    assert attributes["gen_ai.request.model"] == model.partition("/")[2]
+    assert attributes["gen_ai.response.finish_reasons"] == ("stop",)
+    is_raw = len(chunks) > 1 and model.startswith("text-completion-openai")  # LiteLLM reads it past OpenAI's client
+    assert attributes.get("gen_ai.usage.input_tokens") == (None if is_raw else USAGE["prompt_tokens"])
+
+
+def test_litellm_stream_in_another_thread(wire: subject.LiteWire, spans: Spans) -> None:
+    """Whoever takes the chunks: the call is of who asked."""
+    with egisai.context(agent="Asker"):
+        stream = litellm.completion("openai/gpt-4.1-mini", messages(ASK), stream=True, **_options(wire))
+    chunks: list[Any] = []
+    thread = threading.Thread(target=lambda: chunks.extend(stream))
+    thread.start()
+    thread.join()
+    assert chunks
+    attributes = spans.only()
+    assert attributes["gen_ai.agent.name"] == "Asker"
+    assert attributes["gen_ai.usage.input_tokens"] == USAGE["prompt_tokens"]
 
 
 def test_litellm_stream_left(wire: subject.LiteWire, spans: Spans) -> None:

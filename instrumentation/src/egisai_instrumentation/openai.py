@@ -565,7 +565,7 @@ EMBEDDINGS: Final = Endpoint(
     content=Content(_embeddings_conversation, lambda _: ()),
 )
 
-_COMPLETIONS: Final = Endpoint(
+COMPLETIONS: Final = Endpoint(
     "text_completion",
     _chat_request,
     no_prompt,
@@ -615,7 +615,7 @@ INTEGRATION: Final = Integration(
         "/responses": RESPONSES,
         "/responses/compact": _COMPACTION,
         "/embeddings": EMBEDDINGS,
-        "/completions": _COMPLETIONS,
+        "/completions": COMPLETIONS,
         "/images/generations": _IMAGES,
         "/images/edits": _IMAGES,
         "/images/variations": _IMAGES,

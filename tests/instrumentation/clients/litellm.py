@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from dataclasses import dataclass
 from typing import Any
 
-from tests.instrumentation.clients._openai_wire import ChatWire, messages, said
+from tests.instrumentation.clients._openai_wire import USAGE, ChatWire, messages, said
 from tests.instrumentation.contract import Ask, Form, Subject
+from tests.instrumentation.wire import Request, sse
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else importing it asks GitHub for prices
 
 
 class LiteWire(ChatWire):
     model = "gpt-4.1-mini"
+
+    def answer(self, request: Request) -> bytes | list[bytes]:
+        """Chats, and legacy completions."""
+        body = request.body
+        if request.path != "/v1/completions":
+            return super().answer(request)
+        head = {"id": "cmpl-1", "object": "text_completion", "created": 1767225600, "model": body["model"]}
+
+        def said(text: str, finish: str | None) -> list[dict[str, Any]]:
+            return [{"index": 0, "text": text, "logprobs": None, "finish_reason": finish}]
+
+        if not body.get("stream"):
+            return json.dumps({**head, "choices": said("Sorry about that.", "stop"), "usage": USAGE}).encode()
+        end = [{**head, "choices": [], **used} for used in (self.last_chunk(body),) if used]
+        pieces = [{**head, "choices": said("Sorry", None)}, {**head, "choices": said(" about that.", "stop")}]
+        return sse(*pieces, *end)
 
     def last_chunk(self, body: dict[str, Any]) -> dict[str, Any]:
         return super().last_chunk(body) if (body.get("stream_options") or {}).get("include_usage") else {}
@@ -40,8 +58,10 @@ def _chat(client: Client, ask: Ask, **more: Any) -> Any:
 
 
 def _said(response: Any) -> dict[str, Any]:
-    facts = said(response) if not isinstance(response, list) else {"reasons": (response[-1].choices[0].finish_reason,)}
-    return {name: fact for name, fact in facts.items() if fact is not None}
+    if isinstance(response, list):  # what is asked for on the caller's behalf is not the caller's to see
+        reasons = (response[-1].choices[0].finish_reason,)
+        return {"reasons": reasons, "input": USAGE["prompt_tokens"], "output": USAGE["completion_tokens"]}
+    return {name: fact for name, fact in said(response).items() if fact is not None}
 
 
 def _close(client: Client) -> Any:
