@@ -63,6 +63,7 @@ def test_embeddings(spans: Spans, client: Any, monkeypatch: pytest.MonkeyPatch) 
         [[QUERY]],
         [[QUERY, "https://example.com/a.png", "aGk="]],
     ]
+    assert json.loads(calls[3]["gen_ai.input.messages"])[0]["parts"][2]["mime_type"] == "image/png"
     monkeypatch.setattr("egisai_instrumentation.content.mode", None)
 
 
