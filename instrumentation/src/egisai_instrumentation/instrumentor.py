@@ -16,6 +16,7 @@ from egisai.guard import Guard
 
 from . import (
     anthropic,
+    azure_inference,
     background,
     bedrock,
     cerebras,
@@ -50,6 +51,7 @@ INTEGRATIONS: Final = (
     bedrock.ASYNC_INTEGRATION,
     mcp.INTEGRATION,
     google_genai.INTEGRATION,
+    azure_inference.INTEGRATION,
     mistralai.INTEGRATION,
     xai.INTEGRATION,
     cohere.INTEGRATION,
