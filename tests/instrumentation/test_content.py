@@ -157,12 +157,14 @@ def test_content_of_embeddings(recording: Callable[..., Spans], caller: Caller) 
     assert "output.messages" not in told
 
 
-@pytest.mark.skipif(not content._CAN_EMIT, reason="this opentelemetry-api has no events")
-@pytest.mark.parametrize("mode", ["EVENT_ONLY", "SPAN_AND_EVENT"])
-def test_content_on_events(
-    recording: Callable[..., Spans], caller: Caller, mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The conventions' event, in the call's span, redacted before it is emitted."""
+Emitted = Callable[[], list[Any]]
+
+
+@pytest.fixture
+def emitted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emitted]:
+    """The records that a program's log pipeline gets."""
+    if not content._CAN_EMIT:
+        pytest.skip("this opentelemetry-api has no events")
     from opentelemetry.sdk._logs import LoggerProvider
     from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 
@@ -170,18 +172,65 @@ def test_content_on_events(
     logs = LoggerProvider()
     logs.add_log_record_processor(SimpleLogRecordProcessor(exporter))
     monkeypatch.setattr(_logs, "get_logger", lambda name: logs.get_logger(name))
+    yield lambda: [each.log_record for each in exporter.get_finished_logs()]
+    logs.shutdown()
+
+
+@pytest.mark.parametrize("mode", ["EVENT_ONLY", "SPAN_AND_EVENT"])
+def test_content_on_events(recording: Callable[..., Spans], caller: Caller, mode: str, emitted: Emitted) -> None:
+    """The conventions' event, in the call's span, redacted before it is emitted, with all that the span says."""
     redaction.use(lambda text, name: text.replace("card", "…"))
     spans = recording(mode)
     caller.create("chat")
     [span] = spans.calls()
-    [emitted] = exporter.get_finished_logs()
-    record = emitted.log_record
+    [record] = emitted()
     assert record.event_name == "gen_ai.client.inference.operation.details"
     assert record.span_id == span.context.span_id
     assert "Why was my … charged twice?" in record.attributes["gen_ai.input.messages"]
-    assert record.attributes["gen_ai.response.model"]
+    for name in ("gen_ai.operation.name", "gen_ai.request.model", "gen_ai.response.model", "egisai.agent.id"):
+        assert record.attributes[name] == span.attributes[name], name
     assert ("input.messages" in said(span.attributes)) is (mode == "SPAN_AND_EVENT")
-    logs.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("mode", "emits", "on_span", "in_event"),
+    [
+        ("NO_CONTENT", "true", False, False),
+        ("SPAN_ONLY", " True", True, False),
+        ("EVENT_ONLY", "true", False, True),
+        ("EVENT_ONLY", "false", False, None),
+        ("SPAN_AND_EVENT", "FALSE", True, None),
+        ("SPAN_AND_EVENT", "perhaps", True, True),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_events_by_their_own_variable(
+    recording: Callable[..., Spans],
+    caller: Caller,
+    emitted: Emitted,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    emits: str,
+    on_span: bool,
+    in_event: bool | None,
+    stream: bool,
+) -> None:
+    """Whether there are events is a question of its own, and content is in them only where it was to be.
+
+    `in_event`: None where there is none.
+    """
+    monkeypatch.setenv(content.EVENTS_VARIABLE, emits)
+    spans = recording(mode)
+    made = caller.create("chat", stream=stream)
+    if stream:
+        list(caller.each(made))
+    assert ("input.messages" in said(spans.calls()[0].attributes)) is on_span
+    events = emitted()
+    assert len(events) == (in_event is not None)
+    for record in events:
+        assert record.attributes["gen_ai.usage.input_tokens"]
+        for name in ("gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions"):
+            assert (name in record.attributes) is (in_event and name != "gen_ai.system_instructions"), name
 
 
 def test_content_is_bounded(recording: Callable[..., Spans], caller: Caller) -> None:

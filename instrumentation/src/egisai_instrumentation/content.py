@@ -1,6 +1,6 @@
 """Message content: off unless `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` says where it goes.
 
-Nothing is read, built or kept of what is said while `mode` is None.
+Nothing is read, built or kept of what is said while `mode` is None, or says that only events without it are wanted.
 """
 
 from __future__ import annotations
@@ -13,22 +13,27 @@ from typing import Any, Final, NamedTuple
 from opentelemetry import _logs
 from opentelemetry.trace import Span
 
-from egisai import redaction, semconv
+from egisai import attribution, redaction, semconv
 from egisai.guard import Guard, log_once
 
 from .integration import Attributes, Content
 from .messages import MAX_TOTAL_CHARS, Gathered, Message, messages_json, system_json, tools_json
 
 VARIABLE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+EVENTS_VARIABLE: Final = "OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT"
+"""As opentelemetry-util-genai has it: whether there are events, with content or without; by default, where they are to
+have content."""
 _READING: Final = Guard("reading content")
 _EMITTING: Final = Guard("emitting an event")
 
 
 class Mode(NamedTuple):
-    """Where content goes."""
+    """Where content goes, and whether there are events."""
 
     span: bool
     event: bool
+    emits: bool = False
+    """Whether each call has an event, be it without content."""
 
 
 _MODES: Final[dict[str, Mode | None]] = {
@@ -36,13 +41,15 @@ _MODES: Final[dict[str, Mode | None]] = {
     "NO_CONTENT": None,
     "FALSE": None,
     "SPAN_ONLY": Mode(span=True, event=False),
-    "EVENT_ONLY": Mode(span=False, event=True),
-    "SPAN_AND_EVENT": Mode(span=True, event=True),
+    "EVENT_ONLY": Mode(span=False, event=True, emits=True),
+    "SPAN_AND_EVENT": Mode(span=True, event=True, emits=True),
     "TRUE": Mode(span=True, event=False),  # what the variable took before it had modes
 }
 
+_NOTHING: Final = Mode(span=False, event=False)
+
 mode: Mode | None = None
-"""None: content is off."""
+"""None: content is off, and so are events."""
 
 
 def use_environment() -> None:
@@ -52,8 +59,17 @@ def use_environment() -> None:
     if said.upper() not in _MODES:
         log_once("%s=%r is none of NO_CONTENT, SPAN_ONLY, EVENT_ONLY, SPAN_AND_EVENT: no content", VARIABLE, said)
     mode = _MODES.get(said.upper())
-    if mode is not None and mode.event and not _CAN_EMIT:
-        log_once("%s=%s needs opentelemetry-api 1.37 or newer for events: they are left out", VARIABLE, said)
+    emits = os.environ.get(EVENTS_VARIABLE, "").strip().lower()
+    if emits == "true":
+        mode = (mode or _NOTHING)._replace(emits=True)
+    elif emits == "false" and mode is not None:
+        mode = mode._replace(event=False, emits=False)
+    elif emits not in ("", "false"):
+        log_once("%s=%r is neither true nor false: it depends on %s", EVENTS_VARIABLE, emits, VARIABLE)
+    if mode == _NOTHING:
+        mode = None
+    if mode is not None and mode.emits and not _CAN_EMIT:
+        log_once("events need opentelemetry-api 1.37 or newer: they are left out")
 
 
 _CAN_EMIT: Final = "event_name" in inspect.signature(_logs.LogRecord).parameters
@@ -62,18 +78,20 @@ _CAN_EMIT: Final = "event_name" in inspect.signature(_logs.LogRecord).parameters
 class Recording:
     """What is said in one call."""
 
-    __slots__ = ("_attributes", "_gathered", "_limit", "_mode", "_of", "_said")
+    __slots__ = ("_attributes", "_gathered", "_is_wanted", "_limit", "_mode", "_of", "_said")
 
     def __init__(self, where: Mode, of: Content, body: Mapping[str, Any], span: Span) -> None:
         self._mode = where
+        self._is_wanted = where.span or where.event
         self._of = of
         self._gathered: Gathered | None = None
         self._said: list[Message] = []
         limit = getattr(getattr(span, "_attributes", None), "max_value_len", None)  # beyond, the SDK cuts, JSON or not
         self._limit = min(MAX_TOTAL_CHARS, limit) if isinstance(limit, int) else MAX_TOTAL_CHARS
         self._attributes: Attributes = {}
-        with _READING:
-            self._read(body)
+        if self._is_wanted:
+            with _READING:
+                self._read(body)
 
     def _read(self, body: Mapping[str, Any]) -> None:
         conversation = self._of.request(body)
@@ -89,7 +107,7 @@ class Recording:
 
     def chunk(self, chunk: Any) -> None:
         """Take a stream's chunk."""
-        if self._of.chunk is not None:
+        if self._of.chunk is not None and self._is_wanted:
             if self._gathered is None:
                 self._gathered = Gathered()
             with _READING:
@@ -97,8 +115,9 @@ class Recording:
 
     def respond(self, response: Any) -> None:
         """Take a whole response."""
-        with _READING:
-            self._said = list(self._of.response(response))
+        if self._is_wanted:
+            with _READING:
+                self._said = list(self._of.response(response))
 
     def attributes(self) -> Attributes:
         """Everything, as span attributes."""
@@ -109,13 +128,14 @@ class Recording:
         return self._attributes
 
     def tell(self, span: Span, attributes: Attributes) -> None:
-        """At the call's end: put content on the span, and emit the event with it and the call's other attributes."""
+        """At the call's end: put content on the span, and emit the event with it and all that the span says."""
         said = self.attributes()
+        if self._mode.emits and _CAN_EMIT:
+            with _EMITTING:
+                facts = {**attribution.attributes_of_span(span), **attributes}
+                _emit(span, redaction.redact({**facts, **said} if self._mode.event else facts))
         if self._mode.span:
             span.set_attributes(said)
-        if self._mode.event and _CAN_EMIT:
-            with _EMITTING:
-                _emit(span, {**attributes, **redaction.redact(said)})
 
 
 def _emit(span: Span, attributes: Attributes) -> None:
