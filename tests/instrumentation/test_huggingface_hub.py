@@ -13,7 +13,7 @@ from opentelemetry.trace import StatusCode
 from tests.instrumentation.clients._openai_wire import USAGE, messages
 from tests.instrumentation.clients.huggingface_hub import HuggingFaceWire, chat, close, make
 from tests.instrumentation.contract import Ask, told
-from tests.instrumentation.wire import Request, break_stream, hold, sse
+from tests.instrumentation.wire import Reply, Request, break_stream, hold, sse
 
 import egisai
 from conftest import Spans
@@ -22,10 +22,14 @@ from provider import replay
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
 ASK = Ask(HuggingFaceWire.model)
+FACTS = {"id": "chatcmpl-1", "model": ASK.model, "reasons": ("stop",)}
+CHAT_USAGE = {"input": 31, "output": 7, "cached": 16, "reasoning": 3}
 
 
 class HubWire(HuggingFaceWire):
-    """As TGI generates text, and tells the usage of a streamed chat only to those who ask."""
+    """As TGI generates text, and tells the usage of a streamed chat only to those who ask, unless told otherwise."""
+
+    is_open = False
 
     def last_chunk(self, body: dict[str, Any]) -> dict[str, Any]:
         return {}
@@ -35,7 +39,8 @@ class HubWire(HuggingFaceWire):
         if "inputs" in body:
             return self.generate(body)
         answer = super().answer(request)
-        if isinstance(answer, list) and (body.get("stream_options") or {}).get("include_usage"):
+        is_asked = self.is_open or (body.get("stream_options") or {}).get("include_usage")
+        if isinstance(answer, list) and is_asked:
             head = {"id": "chatcmpl-1", "created": 1767225600, "model": self.model}
             answer[-1:-1] = sse({**head, "choices": [], "usage": USAGE}, done=False)
         return answer
@@ -82,7 +87,7 @@ def together(wire: HubWire, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_usage_on_request(spans: Spans, wire: HubWire, together: Any) -> None:
-    """A provider's streams have usage, and their caller sees no more than without us."""
+    """Streams have usage, and their caller sees no more than without us."""
     client = together("local")
     chunks = list(chat(client, ASK, stream=True))
     assert [chunk.usage for chunk in chunks] == [None] * 4
@@ -93,19 +98,55 @@ def test_usage_on_request(spans: Spans, wire: HubWire, together: Any) -> None:
     list(chat(client, ASK, stream=True, stream_options={"include_usage": False}))
     chat(client, ASK)
     *asked, unasked, whole = spans.calls()
-    facts = {"id": "chatcmpl-1", "model": ASK.model, "reasons": ("stop",)}
-    usage = {"input": 31, "output": 7, "cached": 16, "reasoning": 3}
-    assert [told(span) for span in asked] == [{**facts, **usage}] * 3
-    assert told(unasked) == facts
+    assert [told(span) for span in asked] == [{**FACTS, **CHAT_USAGE}] * 3
+    assert told(unasked) == FACTS
     assert "stream_options" not in wire.requests[-1].body
-    assert told(whole) == {**facts, **usage}
+    assert told(whole) == {**FACTS, **CHAT_USAGE}
 
 
-def test_own_server_is_not_asked(spans: Spans, wire: HubWire, client: Any) -> None:
-    """A server that is named by its URL may be any: it gets the caller's request."""
-    list(chat(client, ASK, stream=True))
-    assert "stream_options" not in wire.requests[0].body
-    assert "input" not in told(spans.calls()[0])
+def refuse(request: Request) -> Reply | None:
+    """Like a server that knows no `stream_options`."""
+    if "stream_options" not in (request.body or {}):
+        return None
+    return Reply(422, json.dumps({"error": "extra field: stream_options"}).encode())
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_usage_refused(spans: Spans, wire: HubWire, kind: str) -> None:
+    """A server that refuses to be asked for usage is asked once, and the caller's call succeeds."""
+
+    async def use(client: Any) -> None:
+        for _ in range(2):
+            stream = chat(client, ASK, stream=True)
+            assert len([c async for c in await stream] if kind == "async" else list(stream)) == 5
+
+    wire.hooks.append(refuse)
+    wire.is_open = True  # what comes unasked is the caller's
+    run(wire, use, kind)
+    assert [request.body.get("stream_options") for request in wire.requests] == [{"include_usage": True}, None, None]
+    for span in spans.calls():
+        assert span.status.status_code is StatusCode.UNSET
+        assert told(span) == {**FACTS, **CHAT_USAGE}
+    assert len(spans.calls()) == 2
+
+
+def test_own_options_refused(spans: Spans, wire: HubWire, client: Any) -> None:
+    """What the caller itself asked for is asked for again, and its refusal is the caller's."""
+    wire.hooks.append(refuse)
+    with pytest.raises(huggingface_hub.errors.HfHubHTTPError, match="extra field"):
+        chat(client, ASK, stream=True, stream_options={"continuous": True})
+    asked = [request.body["stream_options"] for request in wire.requests]
+    assert asked == [{"continuous": True, "include_usage": True}, {"continuous": True}]
+    assert spans.only()["http.response.status_code"] == 422
+
+
+def test_other_refusals(spans: Spans, wire: HubWire, client: Any) -> None:
+    """What is refused for another reason is not asked again."""
+    wire.hooks.append(replay(b'{"error": "no such model"}', status=422))
+    with pytest.raises(huggingface_hub.errors.HfHubHTTPError, match="no such model"):
+        chat(client, ASK, stream=True)
+    assert len(wire.requests) == 1
+    assert spans.only()["http.response.status_code"] == 422
 
 
 def test_where(spans: Spans, wire: HubWire, together: Any) -> None:
@@ -171,13 +212,14 @@ def test_feature_extraction(spans: Spans, client: Any) -> None:
     assert span.attributes["gen_ai.embeddings.dimension.count"] == 3
 
 
-def run(wire: HubWire, use: Any) -> None:
+def run(wire: HubWire, use: Any, kind: str = "async") -> None:
     async def main() -> None:
-        client = make(wire.url, "async")
+        client = make(wire.url, kind)
         try:
             await use(client)
         finally:
-            await client.close()
+            if kind == "async":
+                await client.close()
 
     asyncio.run(main())
 
@@ -197,7 +239,7 @@ def test_async(spans: Spans, wire: HubWire) -> None:
 
     run(wire, use)
     streamed, whole, texts, detailed, embedded = spans.calls()
-    assert told(streamed) == {"id": "chatcmpl-1", "model": ASK.model, "reasons": ("stop",)}
+    assert told(streamed) == {**FACTS, **CHAT_USAGE}
     assert (streamed.attributes["gen_ai.agent.name"], streamed.attributes["user.id"]) == ("billing", "u-1")
     assert streamed.attributes["gen_ai.response.time_to_first_chunk"] > 0
     assert told(whole) == told(texts) == {}
