@@ -408,19 +408,45 @@ def test_method_carried_is_left(spans: Spans, lazy: dict[str, Any], loop: asynci
         awaited(loop, lazy[how](nonsense="m"))
 
 
-def test_method_carried_by_others(lazy: dict[str, Any]) -> None:
-    """Another instrumentor's proxy for a generator is left to it: it must see each step."""
+@pytest.mark.parametrize("how", ["stream", "stream_async", "create"])
+def test_method_carried_by_others(
+    spans: Spans, lazy: dict[str, Any], loop: asyncio.AbstractEventLoop, how: str
+) -> None:
+    """Another instrumentor's proxy for a generator sees each step, where that was installed first; all are carried."""
+    seen: list[int] = []
 
-    class Counting(wrapt.ObjectProxy):  # type: ignore[misc]
-        _self_steps = 0
+    class Theirs(wrapt.ObjectProxy):  # type: ignore[misc]
+        def __iter__(self) -> Any:
+            for chunk in self.__wrapped__:
+                seen.append(chunk)
+                yield chunk
 
-        def __next__(self) -> Any:
-            self._self_steps += 1
-            return next(self.__wrapped__)
+    class TheirsAsync(Theirs):
+        async def __aiter__(self) -> Any:
+            async for chunk in self.__wrapped__:
+                seen.append(chunk)
+                yield chunk
 
-    chunks = methods.carry(lambda model: Counting(lazy["stream"](model)), lazy["tracing"])("m")
-    assert next(chunks) == 1
-    assert chunks._self_steps == 1
+    original = inspect.unwrap(lazy[how])
+    if how == "create":
+
+        async def wrapped(model: str) -> Any:
+            return TheirsAsync(await original(model))
+    else:
+
+        def wrapped(model: str) -> Any:
+            return (Theirs if how == "stream" else TheirsAsync)(original(model))
+
+    with egisai.context(agent="caller"):
+        stream = awaited(loop, methods.carry(wrapped, lazy["tracing"])("m"))
+    assert inspect.isgenerator(stream) is (how == "stream")
+    assert hasattr(stream, "__aiter__") is (how != "stream")
+    chunks = iter(stream) if how == "stream" else stream.__aiter__()
+    with egisai.context(agent="reader"):
+        assert [next_of(chunks, loop) for _ in range(4)] == [*CHUNKS, "end"]
+        assert egisai.current_context() == {"agent": "reader"}
+    assert seen == CHUNKS
+    assert spans.only()["gen_ai.agent.name"] == "caller"
 
 
 def test_method_carried_no_longer(lazy: dict[str, Any]) -> None:

@@ -11,13 +11,11 @@ import inspect
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator, MutableMapping
 from dataclasses import replace
-from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 from opentelemetry.context import Context, get_current
 
-from egisai.context import bound_steps
 from egisai.guard import Guard, failed
 
 from . import bodies, streams
@@ -102,8 +100,7 @@ def carry(original: Function, tracing: Tracing) -> Function:
     """
 
     def carried(result: Any, now: Context) -> Any:
-        is_plain = type(result) in (GeneratorType, AsyncGeneratorType)  # a proxy for one has steps of its own to take
-        return bound_steps(result, now) if is_plain and (tracing.tracer or tracing.resolve()) else result
+        return streams.carried(result, now) if tracing.tracer or tracing.resolve() else result
 
     if inspect.iscoroutinefunction(original):
 

@@ -12,10 +12,13 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import AsyncGenerator, Callable, Generator
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Final, cast
 
 import wrapt
+from opentelemetry.context import Context
 
+from egisai.context import bound_steps
 from egisai.guard import Guard, failed
 
 from .calls import Call, Feed
@@ -422,3 +425,32 @@ def proxy(call: Call, stream: Any, feed: Feed) -> Any:
         if len(_proxies) < 1000:
             _proxies[kind] = ours
     return ours(stream, call, feed)
+
+
+# --- carried generators ----------------------------------------------------------------------------------------------
+
+
+def carried(stream: Any, now: Context) -> Any:
+    """A generator, async or not, for `stream`, each step of which runs in the context `now`; what is none, as it is."""
+    kind = cast("type[Any]", type(stream))
+    if kind in (GeneratorType, AsyncGeneratorType):
+        return bound_steps(stream, now)
+    if isinstance(stream, (GeneratorType, AsyncGeneratorType)):  # another instrumentor's proxy: it is to see each step
+        return (_AsyncCarried if hasattr(kind, "__aiter__") else _Carried)(stream, now)
+    return stream
+
+
+class _Carried(_Proxy):
+    """A proxy for a generator, by which other proxies for it are carried: their iterators are generators."""
+
+    def __init__(self, stream: Any, now: Context) -> None:
+        super().__init__(stream)  # pyright: ignore[reportUnknownMemberType]
+        self._self_now = now
+
+    def __iter__(self) -> Any:
+        return carried(iter(self.__wrapped__), self._self_now)
+
+
+class _AsyncCarried(_Carried):
+    def __aiter__(self) -> Any:
+        return carried(self.__wrapped__.__aiter__(), self._self_now)
