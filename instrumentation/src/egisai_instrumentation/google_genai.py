@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 
 from egisai import semconv
 
-from . import usage
+from . import google_live, usage
 from .integration import Asked, Attributes, Content, Endpoint, Integration, Method, Prompt, Wrapped
 from .messages import Conversation, Gathered, Media, Message, Part, Reasoning, Text, ToolCall, ToolResult
 from .methods import carry
@@ -411,6 +411,14 @@ def _interaction_chunk(gathered: Gathered, event: Any) -> None:
 _CONTENT: Final = Content(_conversation, _answers, _chunk)
 _GENERATE: Final = Endpoint("generate_content", _request, _prompt, _response, content=_CONTENT)
 _STREAM: Final = Endpoint("generate_content", _stream_request, _prompt, _response, _Fold, content=_CONTENT)
+_LIVE: Final = Endpoint(
+    "generate_content",
+    _stream_request,
+    _prompt,
+    lambda _: {},
+    google_live.Fold,
+    content=Content(_conversation, _answers, google_live.gather),
+)
 _EMBED: Final = Endpoint(
     "embeddings", _embed_request, no_prompt, _embed_response, content=Content(_embed_conversation, lambda _: ())
 )
@@ -422,6 +430,10 @@ _INTERACTION: Final = Endpoint(
     _InteractionFold,
     content=Content(_interaction_conversation, _interaction_answers, _interaction_chunk),
 )
+
+
+def _provider(client: str, _host: str) -> str:
+    return "gcp.vertex_ai" if client == "vertex" else "gcp.gemini"
 
 
 def _by_models(endpoint: Endpoint, arguments: Mapping[str, Any]) -> Asked:
@@ -473,14 +485,17 @@ INTEGRATION: Final = Integration(
         Wrapped("google.genai.models", "AsyncModels.generate_content_stream", carry),
         Wrapped("google.genai.chats", "Chat.send_message_stream", carry),
         Wrapped("google.genai.chats", "AsyncChat.send_message_stream", carry),
+        *google_live.wrapped(_LIVE, _provider),
     ),
     endpoints={
         "generateContent": _GENERATE,
         "streamGenerateContent": _STREAM,
         "embedContent": _EMBED,
         "interactions": _INTERACTION,
+        "live": _LIVE,
     },
-    provider=lambda client, _host: "gcp.vertex_ai" if client == "vertex" else "gcp.gemini",
+    provider=_provider,
     note="Each request of automatic function calling is a call. Before 3.1 the client does not tell the usage of "
-    "embeddings, but for Vertex AI's. Live, images, videos, token counts and batches make no span.",
+    "embeddings, but for Vertex AI's. In a live session each turn is a call, with the last usage that "
+    "the server told in it; live music, images, videos, token counts and batches make no span.",
 )

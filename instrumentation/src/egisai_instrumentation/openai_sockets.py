@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 from egisai import semconv
 from egisai.guard import Guard
 
-from . import content, usage
+from . import content, sockets, usage
 from .calls import Destination, Tracing
 from .integration import Attributes, Endpoint, Wrapped
 from .reading import an_array, an_object, member, put
@@ -189,11 +189,9 @@ def _talk(
     """What is talked about over a connection of the client's, from its first message on."""
     talk: _Responses | None = getattr(connection, _TALK, None)
     if talk is None:
-        request: Any = connection._connection.request  # the handshake's
-        server = urlsplit("//" + str(request.headers["Host"]))
-        host = server.hostname or ""
-        destination = Destination(provider("", host), host, server.port or 443)
-        talk = kind(endpoint, destination, tracing, parse_qs(urlsplit(str(request.path)).query))
+        websocket = connection._connection
+        query = parse_qs(urlsplit(str(websocket.request.path)).query)
+        talk = kind(endpoint, sockets.destination(websocket, functools.partial(provider, "")), tracing, query)
         setattr(connection, _TALK, talk)
     return talk
 
@@ -212,33 +210,13 @@ def _follow_send(talking: Talking, original: Any, tracing: Tracing) -> Any:
 
         @functools.wraps(original)
         async def send_async(self: Any, event: Any) -> None:
-            turn = asked(self, event)
-            if turn is None:
-                return await original(self, event)
-            turn.enter()
-            try:
-                return await original(self, event)
-            except BaseException as exc:
-                turn.fail(exc)
-                raise
-            finally:
-                turn.leave()
+            await sockets.sent_async(asked(self, event), original, self, event)
 
         return send_async
 
     @functools.wraps(original)
     def send(self: Any, event: Any) -> None:
-        turn = asked(self, event)
-        if turn is None:
-            return original(self, event)
-        turn.enter()
-        try:
-            return original(self, event)
-        except BaseException as exc:
-            turn.fail(exc)
-            raise
-        finally:
-            turn.leave()
+        sockets.sent(asked(self, event), original, self, event)
 
     return send
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from egisai.guard import Guard
 
@@ -119,6 +120,11 @@ class Talk:
                 return
 
     @property
+    def is_asked(self) -> bool:
+        """Whether something is asked that is not being answered yet."""
+        return bool(self._asked)
+
+    @property
     def newest(self) -> str:
         """The key of the answer that began last and has not ended; "" where there is none."""
         return next(reversed(self._open), "")
@@ -133,3 +139,38 @@ class Talk:
     def __del__(self) -> None:
         with _LEAVING:
             self.lose()
+
+
+def destination(websocket: Any, provider: Callable[[str], str]) -> Destination:
+    """Where a connection of the `websockets` library goes, by its handshake; `provider` by host."""
+    server = urlsplit("//" + str(websocket.request.headers["Host"]))
+    host = server.hostname or ""
+    return Destination(provider(host), host, server.port or 443)
+
+
+def sent(turn: Turn | None, send: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Send a message, which asks for `turn` where it is one."""
+    if turn is None:
+        return send(*args, **kwargs)
+    turn.enter()
+    try:
+        return send(*args, **kwargs)
+    except BaseException as exc:
+        turn.fail(exc)
+        raise
+    finally:
+        turn.leave()
+
+
+async def sent_async(turn: Turn | None, send: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The same of an async `send`."""
+    if turn is None:
+        return await send(*args, **kwargs)
+    turn.enter()
+    try:
+        return await send(*args, **kwargs)
+    except BaseException as exc:
+        turn.fail(exc)
+        raise
+    finally:
+        turn.leave()
