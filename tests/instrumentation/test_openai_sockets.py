@@ -278,6 +278,20 @@ def test_errors_of_others(caller: Caller, connect: Open, spans: Spans, wire: Soc
 
 
 @pytest.mark.parametrize("api", APIS)
+def test_never_sent(caller: Caller, connect: Open, spans: Spans, api: str) -> None:
+    """What could not be sent is an error, and stands for no later response."""
+    with connect(api) as connection:
+        with pytest.raises(TypeError, match="serializable"):
+            caller.wait(connection.send({"type": "response.create", "model": MODEL, "metadata": {"x": object()}}))
+        with egisai.context(user_id="ada"):
+            ask(caller, connection, api)
+        until_end(caller, connection)
+    failed, answered = spans.calls()
+    assert failed.attributes["error.type"] == "TypeError"
+    assert (told(answered)["input"], answered.attributes["user.id"]) == (12, "ada")
+
+
+@pytest.mark.parametrize("api", APIS)
 def test_failed(caller: Caller, connect: Open, spans: Spans, model: Model, api: str) -> None:
     """A response that fails was begun and billed."""
     error = {"code": "rate_limit_exceeded", "message": "no"}

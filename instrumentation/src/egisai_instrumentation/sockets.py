@@ -26,12 +26,13 @@ _MAX_ASKED: Final = 100  # and never answered; the oldest are given up
 class Turn:
     """One answer: asked for, being given, or given."""
 
-    __slots__ = ("_call", "_feed", "_is_begun", "name")
+    __slots__ = ("_call", "_feed", "_is_begun", "is_over", "name")
 
     def __init__(self, call: Call | None, name: str | None) -> None:
         self._call = call  # None: not ours to follow
         self._feed = None if call is None else call.feed()
         self._is_begun = False
+        self.is_over = False  # never asked, after all
         self.name = name
 
     def enter(self) -> None:
@@ -46,6 +47,7 @@ class Turn:
 
     def fail(self, exc: BaseException) -> None:
         """It could not be sent."""
+        self.is_over = True
         if self._call is not None:
             self._call.fail(exc)
 
@@ -88,6 +90,8 @@ class Talk:
 
     def begun(self, key: str, unasked: Callable[[], Mapping[str, Any]]) -> None:
         """The provider begins to answer: what was asked first, or, where nothing was, on its own, as `unasked` says."""
+        while self._asked and self._asked[0].is_over:
+            self._asked.popleft()
         if not self._asked:
             self.ask(unasked()).leave()
         self._open[key] = self._asked.popleft()
@@ -113,7 +117,7 @@ class Talk:
     def refuse(self, name: str | None, event: Any) -> None:
         """What was asked by the message of this name is refused; None: what was asked first."""
         for turn in tuple(self._asked):
-            if name in (None, turn.name):
+            if name in (None, turn.name) and not turn.is_over:
                 self._asked.remove(turn)
                 turn.hear(event, is_output=False)
                 turn.finish()
@@ -122,7 +126,7 @@ class Talk:
     @property
     def is_asked(self) -> bool:
         """Whether something is asked that is not being answered yet."""
-        return bool(self._asked)
+        return any(not turn.is_over for turn in self._asked)
 
     @property
     def newest(self) -> str:
