@@ -83,29 +83,29 @@ def _host(url: str) -> str:
 
 
 def _posting(post: Callable[..., Any], _tracing: object) -> Callable[..., Any]:
-    """`_inner_post(request, stream=...)`, which sends without it what a server refused only because we asked for usage:
-    it may be any server, and the client's errors do not tell their status where those of others do."""
+    """`_inner_post(request_parameters, stream=...)`: what a server refused only because we asked for usage is sent without.
+    It may be any server, and the client's errors do not tell their status where those of others do."""
     if inspect.iscoroutinefunction(post):
 
         @functools.wraps(post)
-        async def post_async(self: Any, request: Any, **options: Any) -> Any:
+        async def post_async(self: Any, request_parameters: Any, **options: Any) -> Any:
             try:
-                return await post(self, request, **options)
+                return await post(self, request_parameters, **options)
             except Exception as exc:
-                if not _is_refused(request, exc):
+                if not _is_refused(request_parameters, exc):
                     raise
-            return await post(self, request, **options)
+            return await post(self, request_parameters, **options)
 
         return post_async
 
     @functools.wraps(post)
-    def post_sync(self: Any, request: Any, **options: Any) -> Any:
+    def post_sync(self: Any, request_parameters: Any, **options: Any) -> Any:
         try:
-            return post(self, request, **options)
+            return post(self, request_parameters, **options)
         except Exception as exc:
-            if not _is_refused(request, exc):
+            if not _is_refused(request_parameters, exc):
                 raise
-        return post(self, request, **options)
+        return post(self, request_parameters, **options)
 
     return post_sync
 

@@ -117,14 +117,14 @@ def _asked(method: str) -> Callable[[Mapping[str, Any]], Asked | None]:
 
 
 def _noting(interpret: Callable[..., Any], _tracing: object) -> Callable[..., Any]:
-    """`APIRequestor._interpret_response_line(body, status, headers)`, with a refusal's status on the call's span: the
+    """`APIRequestor._interpret_response_line(rbody, rcode, rheaders)`, with a refusal's status on the call's span: the
     client's errors do not tell it as those of others do."""
 
     @functools.wraps(interpret)
-    def noted(self: Any, body: Any, status: Any, *rest: Any) -> Any:
+    def noted(self: Any, rbody: Any, rcode: Any, *rest: Any, **more: Any) -> Any:
         with _NOTING:
-            _note(status)
-        return interpret(self, body, status, *rest)
+            _note(rcode)
+        return interpret(self, rbody, rcode, *rest, **more)
 
     return noted
 
