@@ -36,6 +36,7 @@ from .streams import AsyncListener, Listener, before_close
 _BEGINNING: Final = Guard("beginning a call")
 _SETTLING: Final = Guard("following a response")
 
+_PORTS: Final = {"http": 80}
 _RAW_HEADER: Final = "X-Stainless-Raw-Response"
 _MAX_REFUSING: Final = 1000
 _MAX_CLIENTS: Final = 1000  # whose destination is remembered; past that it is worked out anew
@@ -141,6 +142,8 @@ class _Start:
             if options.extra_json:  # the caller's `extra_body`, which the SDK merges later on
                 asked = {**asked, **options.extra_json}
             destination = self._destination(client)
+            if "://" in url:
+                destination = _elsewhere(destination, url)
             native = (
                 self._traces_itself is not None
                 and self._traces_itself(client)
@@ -178,7 +181,7 @@ class _Start:
         parts = urlsplit(str(url))
         host = parts.hostname or ""
         provider = self._integration.provider(type(client).__name__, host)
-        destination = Destination(provider, host, parts.port or (80 if parts.scheme == "http" else 443))
+        destination = Destination(provider, host, parts.port or _PORTS.get(parts.scheme, 443))
         if len(self._destinations) >= _MAX_CLIENTS:
             self._destinations.clear()
         self._destinations[id(client)] = (url, destination)
@@ -227,6 +230,12 @@ class _Start:
                 call.fold.usage_asked = False
                 return True
         return False
+
+
+def _elsewhere(destination: Destination, url: str) -> Destination:
+    """Where a request goes that names its host itself."""
+    parts = urlsplit(url)
+    return destination._replace(address=parts.hostname or "", port=parts.port or _PORTS.get(parts.scheme, 443))
 
 
 # --- results ---------------------------------------------------------------------------------------------------------

@@ -8,12 +8,15 @@ from typing import Final
 from . import openai
 from .integration import Integration
 
+_CHAT: Final = replace(openai.CHAT, usage_on_request=None)  # the last chunk has it, unasked
+
 INTEGRATION: Final = Integration(
     library="together",
     versions=">=3,<4",
     targets=(("together", "Together.request"), ("together", "AsyncTogether.request")),
     endpoints={
-        "/v1/chat/completions": replace(openai.CHAT, usage_on_request=None),  # the last chunk has it, unasked
+        "/v1/chat/completions": _CHAT,
+        "https://api-inference.together.ai/v1/chat/completions": _CHAT,  # unless the client has another base URL
         "/v1/embeddings": openai.EMBEDDINGS,
     },
     provider=lambda _client, _host: "together_ai",
