@@ -83,8 +83,8 @@ def _host(url: str) -> str:
 
 
 def _posting(post: Callable[..., Any], _tracing: object) -> Callable[..., Any]:
-    """`_inner_post(request_parameters, stream=...)`: what a server refused only because we asked for usage is sent without.
-    It may be any server, and the client's errors do not tell their status where those of others do."""
+    """`_inner_post(request_parameters, stream=...)`: what a server refused only because we asked for usage, it is sent
+    without. It may be any server, and the client's errors do not tell their status where those of others do."""
     if inspect.iscoroutinefunction(post):
 
         @functools.wraps(post)
