@@ -15,12 +15,16 @@ export UV_LINK_MODE=${UV_LINK_MODE:-hardlink} PYTHONDONTWRITEBYTECODE=1
 declare -A PACKAGES=(
     [litellm]="litellm>=1.106,<2 mcp" # responses import mcp
     [mcp-1]="mcp>=1.9,<2 openai"
+    [xai-sdk]="xai-sdk<2 openai"               # wants packaging 25
+    [ibm-watsonx-ai]="ibm-watsonx-ai<2 openai" # wants pandas 2
 )
 declare -A TESTS=(
     [litellm]="tests/instrumentation/test_litellm.py tests/instrumentation/test_contract.py -k litellm"
     [mcp-1]="tests/instrumentation/test_mcp_1.py"
+    [xai-sdk]="tests/instrumentation/test_xai_sdk.py tests/instrumentation/test_contract.py -k xai"
+    [ibm-watsonx-ai]="tests/instrumentation/test_ibm_watsonx_ai.py tests/instrumentation/test_contract.py -k watsonx"
 )
-[ $# -gt 0 ] || set -- litellm mcp-1
+[ $# -gt 0 ] || set -- litellm mcp-1 xai-sdk ibm-watsonx-ai
 
 failed=()
 for name in "$@"; do

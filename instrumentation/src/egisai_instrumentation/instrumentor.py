@@ -35,6 +35,7 @@ from . import (
     replicate,
     together,
     voyageai,
+    watsonx,
     xai,
 )
 from .patching import Patches
@@ -52,6 +53,7 @@ INTEGRATIONS: Final = (
     mcp.INTEGRATION,
     google_genai.INTEGRATION,
     azure_inference.INTEGRATION,
+    watsonx.INTEGRATION,
     mistralai.INTEGRATION,
     xai.INTEGRATION,
     cohere.INTEGRATION,
