@@ -16,6 +16,7 @@ import contextlib
 import contextvars
 import gc
 import itertools
+import random
 import statistics
 import threading
 import time
@@ -33,12 +34,12 @@ from opentelemetry.processor.baggage import ALLOW_ALL_BAGGAGE_KEYS, BaggageSpanP
 from opentelemetry.sdk.trace import TracerProvider
 
 import egisai
-from egisai import attribution, pools
+from egisai import attribution, fingerprint, pools
 from egisai.announce import Announcer
 from egisai.processor import EgisSpanProcessor
 
 FACTS = {"user_id": "u-1", "session_id": "s-1", "workflow_id": "w-1"}
-AGENTS, THREADS = 500, 8
+AGENTS, PROMPTS, THREADS = 500, 50, 8
 ANSWER_S = 0.2  # what the platform takes to answer an announcement
 
 Task = Callable[[int], object]
@@ -241,51 +242,79 @@ def slow_platform() -> Iterator[str]:
     server.server_close()
 
 
-def attributed(threads: int, names: list[str], tracer: Any) -> tuple[float, float]:
-    """A span for each agent, shared out among so many threads: elapsed and CPU time per span, in ns."""
-    share = len(names) // threads
+def attributed(threads: int, work: Callable[[str], object], given: list[str]) -> tuple[float, float]:
+    """Work for each of `given`, shared out among so many threads: elapsed and CPU time per piece, in ns."""
+    share = len(given) // threads
     ready = threading.Barrier(threads + 1)
 
-    def work(mine: list[str]) -> None:
+    def do(mine: list[str]) -> None:
         ready.wait()
-        for name in mine:
-            with egisai.context(agent=name):
-                tracer.start_span("work").end()
+        for each in mine:
+            work(each)
 
-    working = [threading.Thread(target=work, args=(names[i * share : (i + 1) * share],)) for i in range(threads)]
+    working = [threading.Thread(target=do, args=(given[i * share : (i + 1) * share],)) for i in range(threads)]
     for thread in working:
         thread.start()
     cpu, elapsed = time.process_time_ns(), time.perf_counter_ns()
     ready.wait()
     for thread in working:
         thread.join()
-    return (time.perf_counter_ns() - elapsed) / len(names), (time.process_time_ns() - cpu) / len(names)
+    return (time.perf_counter_ns() - elapsed) / len(given), (time.process_time_ns() - cpu) / len(given)
+
+
+def prompted(prompt: str) -> None:
+    """What a call without a named agent does for its system prompt."""
+    found = fingerprint.seen((prompt,))
+    if isinstance(found, fingerprint.Missing):
+        found = fingerprint.of((prompt,))
+    assert found is not None
+    attribution.current().prompted(found)
+
+
+def system_prompt(seed: str) -> str:
+    """600 characters that no other prompt is like."""
+    random_ = random.Random(seed)
+    words = ("".join(random_.choices("abcdefghijklmnopqrstuvwxyz", k=7)) for _ in range(75))
+    return f"You are the {next(words)} assistant. " + " ".join(words)
 
 
 def new_agents(rounds: int) -> None:
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(EgisSpanProcessor())
     tracer = provider.get_tracer("bench")
-    figures: dict[tuple[int, str], list[tuple[float, float]]] = {}
+
+    def named(name: str) -> None:
+        with egisai.context(agent=name):
+            tracer.start_span("work").end()
+
+    figures: dict[tuple[str, int], list[tuple[float, float]]] = {}
     with slow_platform() as base_url:
         for turn, threads in itertools.product(range(-1, rounds), (1, THREADS)):
             announcer = Announcer(base_url, {}, {"app": "bench", "env": "bench"}, lambda *_: None)
             attribution.use(attribution.Attribution(on_sighting=announcer.put))
             names = [f"agent {turn}-{threads}-{i}" for i in range(AGENTS * THREADS)]
-            for kind in ("new", "met before"):
+            prompts = [system_prompt(name) for name in names[: PROMPTS * THREADS]]
+            for kind, work, given in (
+                ("a name, new", named, names),
+                ("a name, met before", named, names),
+                ("a prompt of 600 characters, new", prompted, prompts),
+                ("a prompt, the second time", prompted, prompts),
+                ("a prompt, from then on", prompted, prompts),
+            ):
                 gc.collect()
-                measured = attributed(threads, names, tracer)
+                measured = attributed(threads, work, given)
                 if turn >= 0:
-                    figures.setdefault((threads, kind), []).append(measured)
+                    figures.setdefault((kind, threads), []).append(measured)
             announcer.close(0)
     print(
-        f"\n{AGENTS * THREADS} agents, a span each, announced to a platform that answers after {ANSWER_S * 1000:.0f} ms"
+        f"\n{AGENTS * THREADS} agents by name, a span each, and {PROMPTS * THREADS} by prompt, announced to a platform "
+        f"that answers after {ANSWER_S * 1000:.0f} ms"
     )
-    print("{:40}{:>9}{:>9}{:>9}".format("µs per span", "elapsed", "CPU", "waited"))
-    for (threads, kind), values in sorted(figures.items()):
+    print("{:46}{:>9}{:>9}{:>9}".format("µs for each", "elapsed", "CPU", "waited"))
+    for (kind, threads), values in figures.items():
         elapsed, cpu = (figure / 1000 for figure in min(values))  # other programs make us wait as well
         name = f"{kind}, {threads} thread{'s' * (threads > 1)}"
-        print(f"{name:40}{elapsed:9.2f}{cpu:9.2f}{max(0.0, elapsed - cpu):9.2f}")
+        print(f"{name:46}{elapsed:9.2f}{cpu:9.2f}{max(0.0, elapsed - cpu):9.2f}")
 
 
 def main() -> None:
