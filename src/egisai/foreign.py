@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
-from opentelemetry.sdk.trace import Span
+from opentelemetry.sdk.trace import ReadableSpan, Span
 from opentelemetry.trace import Span as ApiSpan
 from opentelemetry.trace import SpanKind
 
@@ -26,6 +27,9 @@ class _Opened:
         self.span = weakref.ref(span)
         self.is_taken = False
 
+
+_ANSWERED: Final[deque[str]] = deque(maxlen=1000)
+"""Ids of the latest responses."""
 
 _OPENED: Final[ContextVar[_Opened | None]] = ContextVar("egisai_opened", default=None)
 
@@ -47,10 +51,29 @@ def covers(around: object, attributes: Mapping[str, Any], operation: str | None)
     return is_call(around, attributes) and operation in (None, attributes.get(semconv.OPERATION, operation))
 
 
-def opened(span: Span) -> None:
-    """Another instrumentor's span for a call starts here."""
+def answered(response_id: str | None) -> None:
+    """A call that has a span of ours got this response."""
+    if response_id:
+        _ANSWERED.append(response_id)
+
+
+def is_told_twice(span: ReadableSpan, attributes: Mapping[str, Any]) -> bool:
+    """Whether the span, which ended, was made for a call that has one of ours, after that call was over."""
     scope = span.instrumentation_scope
-    if scope is not None and scope.name.startswith(_INSTRUMENTORS):
+    return (
+        scope is not None
+        and scope.name == semconv.LITELLM_SCOPE
+        and semconv.is_call(attributes)
+        and attributes.get(semconv.RESPONSE_ID) in _ANSWERED
+    )
+
+
+def opened(span: Span, *, is_call: bool) -> None:
+    """A span starts here that may be another instrumentor's for a call; Langfuse says only then that it is one."""
+    scope = span.instrumentation_scope
+    if scope is not None and (
+        scope.name == semconv.LANGFUSE_SCOPE or (is_call and scope.name.startswith(_INSTRUMENTORS))
+    ):
         _OPENED.set(_Opened(span))
 
 
@@ -71,7 +94,11 @@ def take(around: ApiSpan | None, operation: str, model: str | None) -> Span | No
     if above != (0 if around is None else around.get_span_context().span_id):
         return None
     own = attributes_of_span(span)
-    if own.get(semconv.OPERATION, operation) != operation or not _same(own.get(semconv.REQUEST_MODEL), model):
+    if (
+        not is_call(span, own)
+        or own.get(semconv.OPERATION, operation) != operation
+        or not _same(own.get(semconv.REQUEST_MODEL), model)
+    ):
         return None
     candidate.is_taken = True
     return span

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import Span
 
-from . import attribution, fingerprint, redaction, semconv
+from . import attribution, fingerprint, foreign, redaction, semconv
 from .guard import failed
 
 _STAMPED: Final = "_egisai_stamped"
@@ -81,6 +81,8 @@ def settled(span: ReadableSpan) -> ReadableSpan:
     try:
         own = span.attributes or {}
         changes = _lost(span, own)
+        if foreign.is_told_twice(span, own):
+            changes[semconv.CALL_NESTED] = True
         source = changes.get(semconv.AGENT_SOURCE, own.get(semconv.AGENT_SOURCE))
         if source in _UNSURE and semconv.PROMPT_FINGERPRINT not in own and semconv.is_call(own):
             changes.update(_by_prompt(span, own))

@@ -62,12 +62,14 @@ def stamp(span: Span, ctx: Context) -> None:
     agent = attributes.get(semconv.AGENT_ID)
     if agent is not None and semconv.AGENT_NAME in own and semconv.AGENT_NAME not in attributes:
         attributes[semconv.AGENT_NAME] = agent  # never another agent's name beside this id
+    is_nested = False
     if is_call:
         session = attributes.get(semconv.SESSION_ID)
         if session is not None and semconv.CONVERSATION_ID not in own:
             attributes[semconv.CONVERSATION_ID] = session
-        if around is not None and foreign.covers(around, parent, own.get(semconv.OPERATION)):
-            attributes[semconv.CALL_NESTED] = True
-        elif held is None:
-            foreign.opened(span)
+        is_nested = around is not None and foreign.covers(around, parent, own.get(semconv.OPERATION))
+    if is_nested:
+        attributes[semconv.CALL_NESTED] = True
+    elif held is None:
+        foreign.opened(span, is_call=is_call)
     put(span, attributes)

@@ -121,6 +121,13 @@ _OPENLLMETRY_TYPE: Final = "llm.request.type"
 _OPENLLMETRY_LANGCHAIN: Final = "opentelemetry.instrumentation.langchain"
 """Makes client spans for models, and spans of other kinds for all else."""
 
+_LANGFUSE_TYPE: Final = "langfuse.observation.type"
+_LANGFUSE_CALLS: Final = frozenset({"generation", "embedding"})
+
+LANGFUSE_SCOPE: Final = "langfuse-sdk"
+LITELLM_SCOPE: Final = "litellm"
+"""Of the callback by which LiteLLM tells of a call once it is over."""
+
 _CLIENTS: Final = (
     "anthropic",
     "bedrock",
@@ -146,11 +153,14 @@ def is_call(attributes: Mapping[str, Any]) -> bool:
         attributes.get(OPERATION) in CALL_OPERATIONS
         or attributes.get(_OPENINFERENCE_KIND) in _OPENINFERENCE_CALLS
         or _OPENLLMETRY_TYPE in attributes
+        or attributes.get(_LANGFUSE_TYPE) in _LANGFUSE_CALLS
     )
 
 
 def starts_call(attributes: Mapping[str, Any], scope: str, *, is_client: bool) -> bool:
     """The same of a span that has just started in this instrumentation scope: some say what they are only later."""
-    if OPERATION in attributes or _OPENINFERENCE_KIND in attributes or _OPENLLMETRY_TYPE in attributes:
-        return is_call(attributes)
+    if is_call(attributes):
+        return True
+    if OPERATION in attributes or _OPENINFERENCE_KIND in attributes:
+        return False
     return scope in _CALL_SCOPES or (is_client and scope == _OPENLLMETRY_LANGCHAIN)

@@ -18,6 +18,8 @@ from tests.instrumentation.forms import MODEL, SYSTEM, Caller, request, resource
 import egisai
 from conftest import Spans
 from egisai import semconv
+from egisai.outgoing import prepared
+from egisai_instrumentation import background
 from provider import Provider, break_stream
 
 genai = pytest.importorskip("opentelemetry.instrumentation.genai.openai")
@@ -83,6 +85,13 @@ def test_call_foreign_by_prompt(foreign: Spans, caller: Caller, api: str, stream
     check(span, **{"egisai.agent.source": "fingerprint"})
     assert span.attributes["gen_ai.agent.name"] not in ("app", SYSTEM)
     assert len(span.attributes["egisai.prompt.fingerprint"]) == 32
+
+
+def test_call_foreign_by_long_prompt(foreign: Spans, caller: Caller, api: str) -> None:
+    """A prompt so long that it is read off the event loop: their span waits for its agent, the call does not."""
+    caller.create(api, system=f"You answer questions about {api}. " + "Be kind to the customer, always. " * 9000)
+    background.drain(10)
+    check(only_call(foreign), **{"egisai.agent.source": "fingerprint"})
 
 
 def test_call_foreign_by_app(foreign: Spans, caller: Caller, api: str) -> None:
@@ -218,6 +227,28 @@ def test_call_foreign_that_says_so_later(spans: Spans, caller: Caller, scope: st
     theirs.end()
     assert [span.instrumentation_scope.name for span in spans.all()] == [scope] * 2
     assert all(told(span)["output"] > 0 for span in spans.all())
+
+
+def test_call_foreign_langfuse(spans: Spans, caller: Caller) -> None:
+    """Langfuse says that an observation is a generation once it has started; others it makes are no calls."""
+    tracer = spans.provider.get_tracer("langfuse-sdk")
+    for kind in ("span", "generation"):
+        theirs = tracer.start_span(kind)
+        theirs.set_attribute("langfuse.observation.type", kind)
+        caller.create("chat")
+        theirs.end()
+    names = [span.name for span in spans.all() if "gen_ai.usage.output_tokens" in span.attributes]
+    assert names == [f"chat {MODEL}", "generation"]
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_call_foreign_told_afterwards(spans: Spans, caller: Caller, seen: bool) -> None:
+    """LiteLLM's callback tells of a call when it is over: the same response does not count again."""
+    response_id = caller.create("chat").id
+    said = {"gen_ai.operation.name": "chat", "gen_ai.response.id": response_id if seen else "another"}
+    spans.provider.get_tracer("litellm").start_span("litellm_request", attributes=said).end()
+    [theirs] = prepared(spans.all()[-1:])
+    assert theirs.attributes.get("egisai.call.nested", False) is seen
 
 
 @pytest.mark.parametrize(

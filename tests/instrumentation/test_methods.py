@@ -408,9 +408,10 @@ def test_method_carried_is_left(spans: Spans, lazy: dict[str, Any], loop: asynci
         awaited(loop, lazy[how](nonsense="m"))
 
 
+@pytest.mark.parametrize("kind", ["iterables", "iterators"])
 @pytest.mark.parametrize("how", ["stream", "stream_async", "create"])
 def test_method_carried_by_others(
-    spans: Spans, lazy: dict[str, Any], loop: asyncio.AbstractEventLoop, how: str
+    spans: Spans, lazy: dict[str, Any], loop: asyncio.AbstractEventLoop, how: str, kind: str
 ) -> None:
     """Another instrumentor's proxy for a generator sees each step, where that was installed first; all are carried."""
     seen: list[int] = []
@@ -427,15 +428,32 @@ def test_method_carried_by_others(
                 seen.append(chunk)
                 yield chunk
 
+    class Iterators(wrapt.ObjectProxy):  # type: ignore[misc]
+        def __iter__(self) -> Any:
+            return self
+
+        def __next__(self) -> Any:
+            seen.append(next(self.__wrapped__))
+            return seen[-1]
+
+    class IteratorsAsync(Iterators):
+        def __aiter__(self) -> Any:
+            return self
+
+        async def __anext__(self) -> Any:
+            seen.append(await self.__wrapped__.__anext__())
+            return seen[-1]
+
+    sync_proxy, async_proxy = (Theirs, TheirsAsync) if kind == "iterables" else (Iterators, IteratorsAsync)
     original = inspect.unwrap(lazy[how])
     if how == "create":
 
         async def wrapped(model: str) -> Any:
-            return TheirsAsync(await original(model))
+            return async_proxy(await original(model))
     else:
 
         def wrapped(model: str) -> Any:
-            return (Theirs if how == "stream" else TheirsAsync)(original(model))
+            return (sync_proxy if how == "stream" else async_proxy)(original(model))
 
     with egisai.context(agent="caller"):
         stream = awaited(loop, methods.carry(wrapped, lazy["tracing"])("m"))

@@ -14,6 +14,7 @@ import pytest
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.otel import pairs
 
 import egisai
 from egisai import attribution, fingerprint
@@ -80,6 +81,11 @@ def test_vendor(vendor: str) -> None:
             "user.id": "u-2",
         }.items() <= spans[model].items(), model
     assert spans["plain"]["egisai.agent.source"] == "app"
+
+
+def test_pairs_in_the_docs() -> None:
+    """The table of who was tested with whom is that of `pairs.py`."""
+    assert "\n".join(pairs.table()) in (ROOT / "docs" / "opentelemetry.md").read_text()
 
 
 # --- the shapes of recorded prompts, one by one -----------------------------------------------------------------------

@@ -271,6 +271,7 @@ class Call:
                 self._shared.tell(attributes)
             elif attributes:
                 span.set_attributes(attributes)
+                foreign.answered(attributes.get(semconv.RESPONSE_ID))
             if self._content is not None:
                 self._content.tell(span, attributes)
             if exc is not None:

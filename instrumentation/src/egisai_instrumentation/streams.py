@@ -16,7 +16,7 @@ from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Final, cast
 
 import wrapt
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, get_current
 
 from egisai.context import bound_steps
 from egisai.guard import Guard, failed
@@ -441,16 +441,34 @@ def carried(stream: Any, now: Context) -> Any:
 
 
 class _Carried(_Proxy):
-    """A proxy for a generator, by which other proxies for it are carried: their iterators are generators."""
+    """A proxy for a generator, by which other proxies for it are carried: their iterators are generators, or they."""
 
     def __init__(self, stream: Any, now: Context) -> None:
         super().__init__(stream)  # pyright: ignore[reportUnknownMemberType]
         self._self_now = now
 
     def __iter__(self) -> Any:
-        return carried(iter(self.__wrapped__), self._self_now)
+        inner = iter(self.__wrapped__)
+        return self if inner is self.__wrapped__ else carried(inner, self._self_now)
+
+    def __next__(self) -> Any:
+        before = get_current()
+        attach(self._self_now)
+        try:
+            return next(self.__wrapped__)
+        finally:
+            attach(before)
 
 
 class _AsyncCarried(_Carried):
     def __aiter__(self) -> Any:
-        return carried(self.__wrapped__.__aiter__(), self._self_now)
+        inner = self.__wrapped__.__aiter__()
+        return self if inner is self.__wrapped__ else carried(inner, self._self_now)
+
+    async def __anext__(self) -> Any:
+        before = get_current()
+        attach(self._self_now)
+        try:
+            return await self.__wrapped__.__anext__()
+        finally:
+            attach(before)
