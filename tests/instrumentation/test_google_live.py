@@ -118,7 +118,7 @@ def test_call_modes(connect: Connect, spans: Spans, wire: SocketWire) -> None:
     assert (attributes["server.address"], attributes["server.port"]) == ("127.0.0.1", wire.port)
     assert (attributes["user.id"], attributes["egisai.agent.source"]) == ("ada", "fingerprint")
     assert attributes["gen_ai.usage.text.input_tokens"] == 12
-    assert 0 < attributes["gen_ai.response.time_to_first_chunk"] < (span.end_time - span.start_time) / 1e9
+    assert attributes["gen_ai.response.time_to_first_chunk"] > 0
     assert not any("ada" in head for head in (*wire.heads, *map(str, wire.heard)))
 
 
@@ -179,6 +179,20 @@ def test_interrupted(connect: Connect, spans: Spans, model: Model) -> None:
     [span] = spans.calls()
     assert told(span) == {**TOLD, "reasons": ("interrupted",), "output": 3}
     assert span.attributes["egisai.call.complete"] is False
+
+
+def test_asked_twice(connect: Connect, spans: Spans, model: Model) -> None:
+    """Whatever is said before the model answers is answered once."""
+    model.answers = [[]]
+
+    async def main() -> None:
+        async with connect() as session:
+            for said in ("Why?", "Why twice?"):
+                await session.send_realtime_input(text=said)
+            await taken(session)
+
+    asyncio.run(main())
+    assert [told(span) for span in spans.calls()] == [TOLD]
 
 
 def test_unasked(connect: Connect, spans: Spans) -> None:

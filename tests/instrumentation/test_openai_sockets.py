@@ -158,7 +158,7 @@ def test_call_modes(caller: Caller, connect: Open, spans: Spans, wire: SocketWir
     assert (attributes["server.address"], attributes["server.port"]) == ("127.0.0.1", wire.port)
     assert (attributes["user.id"], attributes["egisai.agent.source"]) == ("ada", "fingerprint")
     assert attributes["gen_ai.conversation.id"] == ("s-1" if api == "responses" else "conv_1")
-    assert 0 < attributes["gen_ai.response.time_to_first_chunk"] < (span.end_time - span.start_time) / 1e9
+    assert attributes["gen_ai.response.time_to_first_chunk"] > 0
     if api != "responses":
         assert attributes["gen_ai.usage.audio.input_tokens"] == 5
         assert attributes["gen_ai.usage.text.output_tokens"] == 3
@@ -231,20 +231,23 @@ def _ask_once(caller: Caller, connect: Open, api: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["closed", "collected"])
-@pytest.mark.parametrize("api", NEWEST)
-def test_left(caller: Caller, connect: Open, spans: Spans, model: Model, api: str, how: str) -> None:
+def test_left(caller: Caller, spans: Spans, model: Model, how: str) -> None:
+    """A response that nobody waits for any more: its connection is closed, or forgotten."""
     model.ends = {"status": "held"}
-    with connect(api) as connection:
-        ask(caller, connection, api)
-        caller.wait(connection.recv())
-        if how == "closed":
-            caller.wait(connection.close())
-            assert len(spans.calls()) == 1
-    del connection
+    manager = (caller.client if NEWEST == ["realtime"] else caller.client.beta).realtime.connect(model=MODEL)
+    connection = caller.wait(manager.enter())
+    websocket = connection._connection
+    ask(caller, connection, *NEWEST)
+    while caller.wait(connection.recv()).type != "response.created":
+        assert spans.calls() == []
+    if how == "closed":
+        caller.wait(connection.close())
+    del connection, manager
     gc.collect()
     [span] = spans.calls()
     assert span.attributes["egisai.call.complete"] is False
     assert "error.type" not in span.attributes
+    caller.wait(websocket.close())
 
 
 @pytest.mark.parametrize("api", APIS)
