@@ -244,7 +244,7 @@ def _listened(method: Method, call: Call, result: Any) -> Any:
     names = (method.member,) if isinstance(method.member, str) else method.member
     for name in names:
         inside = member(result, name)
-        if hasattr(inside, "read"):
+        if _is_body(inside):
             bodies.follow(call, result, name)
             return result
         if _is_stream(inside):
@@ -256,21 +256,33 @@ def _listened(method: Method, call: Call, result: Any) -> Any:
     return result
 
 
-_are_streams: dict[type[Any], bool] = {}
+def _by_class(ask: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """`ask`, remembered by the class of what it is asked of: what a model lacks, it takes 4 µs to say so."""
+    known: dict[type[Any], bool] = {}
+
+    @functools.wraps(ask)
+    def asked(result: Any) -> bool:
+        kind = cast("type[Any]", type(result))
+        answer = known.get(kind)
+        if answer is None:
+            answer = ask(result)
+            if len(known) < 1000 and not hasattr(result, "__wrapped__"):  # a proxy is what it stands for
+                known[kind] = answer
+        return answer
+
+    return asked
 
 
+@_by_class
 def _is_stream(result: Any) -> bool:
-    """Whether it is an iterator, or what has one and can be closed. Remembered by its class: what a model lacks, it
-    takes 4 µs to say so."""
-    kind = cast("type[Any]", type(result))
-    is_stream = _are_streams.get(kind)
-    if is_stream is None:
-        is_stream = any(hasattr(result, name) for name in ("__next__", "__anext__", "__aiter__")) or (
-            hasattr(result, "__iter__") and hasattr(result, "close")
-        )
-        if len(_are_streams) < 1000 and not hasattr(result, "__wrapped__"):  # a proxy is what it stands for
-            _are_streams[kind] = is_stream
-    return is_stream
+    return any(hasattr(result, name) for name in ("__next__", "__anext__", "__aiter__")) or (
+        hasattr(result, "__iter__") and hasattr(result, "close")
+    )
+
+
+@_by_class
+def _is_body(result: Any) -> bool:
+    return hasattr(result, "read")
 
 
 def _set(holder: Any, name: str, value: Any) -> None:
