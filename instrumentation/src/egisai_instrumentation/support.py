@@ -8,7 +8,10 @@ from typing import Final
 from .integration import Endpoint, Integration
 from .reading import no_prompt
 
-UNSUPPORTED: Final[dict[str, str]] = {}
+UNSUPPORTED: Final[dict[str, str]] = {
+    "google-cloud-aiplatform": "`vertexai.generative_models` is deprecated by Google: use `google-genai`, which is "
+    "followed for Vertex AI too.",
+}
 """Client library to why it has no integration, for those that people would look for."""
 
 _HEAD: Final = """\
