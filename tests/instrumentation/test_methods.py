@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import inspect
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,8 @@ import wrapt
 from opentelemetry import baggage
 from opentelemetry.context import attach, get_current
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 
 import egisai
@@ -275,6 +277,26 @@ def test_method_generator_unsampled() -> None:
         assert list(ours(model="m")) == [1]
         assert seen == [None]
         assert baggage.get_all()["egisai.user_id"] == "u-1"
+
+
+def test_method_time_to_first_chunk(spans: Spans) -> None:
+    """Measured from the span's start on, so never longer than the span, however long making it took."""
+
+    class Slow(ParentBased):
+        def should_sample(self, *args: Any, **kwargs: Any) -> Any:
+            time.sleep(0.02)
+            return super().should_sample(*args, **kwargs)
+
+    provider = TracerProvider(sampler=Slow(ALWAYS_ON))
+    provider.add_span_processor(SimpleSpanProcessor(spans.exporter))
+    method = Method("toy", "f", lambda arguments: Asked(ENDPOINT, arguments, NO_URL))
+    ours = methods.follow(
+        INTEGRATION, method, lambda model: iter(CHUNKS), Tracing(provider.get_tracer("egisai")), False
+    )
+    list(ours(model="m"))
+    [span] = spans.calls()
+    duration_s = (span.end_time - span.start_time) / 1e9
+    assert 0 < span.attributes["gen_ai.response.time_to_first_chunk"] <= duration_s
 
 
 def test_method_async_generator(spans: Spans, follow: Callable[..., Any]) -> None:

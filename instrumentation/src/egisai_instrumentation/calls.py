@@ -467,8 +467,8 @@ def begin(
             request[semconv.CONVERSATION_ID] = who[semconv.SESSION_ID]
         model = request.get(semconv.REQUEST_MODEL)
         name = f"{endpoint.operation} {model}" if model else endpoint.operation
-        call.restart()
         span = tracer.start_span(name, outer, SpanKind.CLIENT, request)
+        call.restart()  # after the span's start, or the first chunk may come after the span's end
         call.context = hold(outer, Held(facts, who, call), span)
         if span.is_recording():
             call.record(body, span)
