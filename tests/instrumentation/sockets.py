@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -51,7 +52,7 @@ class SocketWire:
                 self.heard.append(json.loads(message))
                 self.play(self.heard[-1], say)
         except Cut:
-            connection.socket.close()
+            connection.socket.shutdown(socket.SHUT_RDWR)  # which also ends the reading of it, in another thread
         except ConnectionClosed:
             return
 
