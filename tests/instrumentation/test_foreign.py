@@ -20,7 +20,7 @@ from conftest import Spans
 from egisai import semconv
 from egisai.outgoing import prepared
 from egisai_instrumentation import background
-from provider import Provider, break_stream
+from provider import Provider, break_stream, fail
 
 genai = pytest.importorskip("opentelemetry.instrumentation.genai.openai")
 openinference = pytest.importorskip("openinference.instrumentation.openai")
@@ -214,6 +214,48 @@ def test_call_foreign_beside(spans: Spans, caller: Caller, said: dict[str, Any])
     check(span, **{"gen_ai.agent.name": "billing", "user.id": "u-1"})
     assert told(span)["output"] > 0
     assert span.end_time == span.start_time + 5
+
+
+def test_call_foreign_beside_is_active(spans: Spans, server: Provider) -> None:
+    """While the request is in flight it is the active span: what else is made for the call is nested in it."""
+
+    def sent(_: Any) -> None:
+        spans.provider.get_tracer("client").start_span("native", attributes={"gen_ai.operation.name": "chat"}).end()
+
+    http = openai.DefaultHttpxClient(event_hooks={"request": [sent]})
+    with openai.OpenAI(base_url=server.base_url, api_key="sk-local", http_client=http) as client:
+        theirs = beside(spans)
+        client.chat.completions.create(**request("chat"))
+        theirs.end()
+    native, call = spans.all()
+    assert (native.name, native.parent.span_id) == ("native", call.context.span_id)
+    assert native.attributes["egisai.call.nested"] is True
+
+
+def test_call_foreign_that_recovers(spans: Spans, caller: Caller, server: Provider) -> None:
+    """Whether a framework's call failed is the framework's to say: it may have asked again."""
+    server.hooks.append(fail(500))
+    attributes = {"gen_ai.operation.name": "chat"}
+    with spans.provider.get_tracer("framework").start_as_current_span("chat", attributes=attributes):
+        with pytest.raises(openai.InternalServerError):
+            caller.create("chat")
+        caller.create("chat")
+    [span] = spans.all()
+    assert span.status.is_unset
+    assert "error.type" not in span.attributes
+    assert told(span)["output"] > 0
+
+
+def test_call_foreign_two_at_once(foreign: Spans, caller: Caller) -> None:
+    """A call made while another's stream is still read has a span of its own."""
+    with egisai.context(user_id="u-1"):
+        stream = caller.create("chat", stream=True)
+    with egisai.context(user_id="u-2"):
+        caller.create("chat")
+    list(caller.each(stream))
+    calls = [span for span in foreign.all() if semconv.is_call(span.attributes)]
+    assert sorted(span.attributes["user.id"] for span in calls) == ["u-1", "u-2"]
+    assert all(told(span)["output"] > 0 for span in calls)
 
 
 @pytest.mark.parametrize("scope", ["openinference.instrumentation.openai", "opentelemetry.instrumentation.langchain"])

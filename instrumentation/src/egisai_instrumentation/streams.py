@@ -448,8 +448,7 @@ class _Carried(_Proxy):
         self._self_now = now
 
     def __iter__(self) -> Any:
-        inner = iter(self.__wrapped__)
-        return self if inner is self.__wrapped__ else carried(inner, self._self_now)
+        return carried(iter(self.__wrapped__), self._self_now)
 
     def __next__(self) -> Any:
         before = get_current()
@@ -462,8 +461,7 @@ class _Carried(_Proxy):
 
 class _AsyncCarried(_Carried):
     def __aiter__(self) -> Any:
-        inner = self.__wrapped__.__aiter__()
-        return self if inner is self.__wrapped__ else carried(inner, self._self_now)
+        return carried(self.__wrapped__.__aiter__(), self._self_now)
 
     async def __anext__(self) -> Any:
         before = get_current()
