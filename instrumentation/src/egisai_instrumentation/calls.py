@@ -599,7 +599,7 @@ def _status_of(exc: BaseException) -> int | None:
     """The HTTP status that an SDK's error tells, on itself or on the response that it carries."""
     response: Any = getattr(exc, "response", None)
     for holder in (exc, response):
-        for name in ("status_code", "code", "status"):
+        for name in ("status_code", "code", "status", "http_status"):
             status = getattr(holder, name, None)
             if isinstance(status, int) and 100 <= status < 600:
                 return int(status)

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from opentelemetry.context import get_current
-
 from egisai import semconv
-from egisai.context import held_in
-from egisai.guard import Guard
 
 from . import usage
-from .integration import Asked, Attributes, Content, Endpoint, Integration, Method, Wrapped
+from .integration import Asked, Attributes, Content, Endpoint, Integration, Method
 from .messages import Conversation, Media, Message, Part, Text
 from .reading import an_array, member, no_prompt, put
 
-_NOTING: Final = Guard("noting a response's status")
 _USAGE: Final = usage.Dialect(input="total_tokens", text_input="text_tokens")
 """Of multimodal embeddings, what is not text is counted in pixels too, and in tokens only in the total."""
 
@@ -116,26 +110,6 @@ def _asked(method: str) -> Callable[[Mapping[str, Any]], Asked | None]:
     return asked
 
 
-def _noting(interpret: Callable[..., Any], _tracing: object) -> Callable[..., Any]:
-    """`APIRequestor._interpret_response_line(rbody, rcode, rheaders)`, with a refusal's status on the call's span: the
-    client's errors do not tell it as those of others do."""
-
-    @functools.wraps(interpret)
-    def noted(self: Any, rbody: Any, rcode: Any, *rest: Any, **more: Any) -> Any:
-        with _NOTING:
-            _note(rcode)
-        return interpret(self, rbody, rcode, *rest, **more)
-
-    return noted
-
-
-def _note(status: int) -> None:
-    held = held_in(get_current())
-    span: Any = None if held is None else getattr(held.call, "span", None)
-    if span is not None and span.is_recording() and (status >= 400 or semconv.HTTP_STATUS in span.attributes):
-        span.set_attribute(semconv.HTTP_STATUS, status)  # a success only after a refusal that was tried again
-
-
 INTEGRATION: Final = Integration(
     library="voyageai",
     versions=">=0.3.4,<1",
@@ -144,7 +118,6 @@ INTEGRATION: Final = Integration(
         for method in _ENDPOINTS
         for module, name in (("client", "Client"), ("client_async", "AsyncClient"))
     ),
-    others=(Wrapped("voyageai.api_resources.api_requestor", "APIRequestor._interpret_response_line", _noting),),
     endpoints=_ENDPOINTS,
     provider=lambda _client, _host: "voyageai",
     note="A reranking has a span and is no call. Models that run in the process make no span, nor do "
