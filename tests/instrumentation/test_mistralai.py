@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from opentelemetry import trace
 from tests.instrumentation.contract import told
 from tests.instrumentation.wire import sse
 
@@ -18,7 +19,7 @@ from conftest import Spans
 
 pytest.importorskip("mistralai.client")
 
-from tests.instrumentation.clients.mistralai import SUBJECT, MistralWire, close, make
+from tests.instrumentation.clients.mistralai import MAJOR, SUBJECT, MistralWire, close, make
 
 from provider import replay
 
@@ -92,6 +93,27 @@ def test_call_foreign_own_tracing(spans: Spans, client: Any, streams: bool) -> N
     assert span.attributes["gen_ai.agent.name"] == "billing"
     assert span.attributes["user.id"] == "u-1"
     assert span.attributes["gen_ai.request.model"] == SUBJECT.model
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_call_foreign_own_tracing_1(spans: Spans, wire: Any, monkeypatch: pytest.MonkeyPatch, streams: bool) -> None:
+    """Version 1 traces where there is a global provider: what it makes is inside our span, and does not count."""
+    if MAJOR > 1:
+        pytest.skip("later versions have to be told to trace")
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", spans.provider)
+    client = make(wire.url, "sync")
+    with egisai.context(agent="billing", user_id="u-1"):
+        if streams:
+            list(client.chat.stream(model=SUBJECT.model, messages=ASKED))
+        else:
+            client.chat.complete(model=SUBJECT.model, messages=ASKED)
+    close(client)
+    [call] = [span for span in spans.calls() if "egisai.call.nested" not in span.attributes]
+    assert told(call)["output"] == 7
+    theirs = [span for span in spans.all() if span is not call]
+    assert theirs
+    assert {span.parent.span_id for span in theirs} == {call.context.span_id}
+    assert {span.attributes["gen_ai.agent.name"] for span in spans.all()} == {"billing"}
 
 
 def test_content_parts(spans: Spans, wire: MistralWire, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:

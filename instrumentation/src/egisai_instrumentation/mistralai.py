@@ -116,28 +116,41 @@ _EMBEDDINGS: Final[Endpoint] = replace(
 )
 
 
-def _method(module: str, path: str, endpoint: Endpoint) -> Method:
+def _methods(module: str, path: str, endpoint: Endpoint) -> tuple[Method, ...]:
+    """A method, sync and async, where versions from 2 on have it, and where version 1 has it.
+
+    The latter's streams have no `close` to listen to besides what is inside: they are stood for.
+    """
+
     def asked(arguments: Mapping[str, Any]) -> Asked:
         url = arguments["self"]._get_url(arguments.get("server_url"), None)
         return Asked(endpoint, arguments, url)
 
-    return Method(f"mistralai.client.{module}", path, asked, inner="generator")
+    return (
+        Method(f"mistralai.client.{module}", path, asked, inner="generator"),
+        Method(f"mistralai.client.{module}", f"{path}_async", asked, inner="generator"),
+        Method(f"mistralai.{module}", path, asked),
+        Method(f"mistralai.{module}", f"{path}_async", asked),
+    )
 
 
 def _traces_itself(resource: Any) -> bool:
-    """Whether the client makes a span on the program's own tracer provider; another goes to Mistral alone."""
+    """Whether the client makes a span on the program's own tracer provider; another goes to Mistral alone.
+
+    Older versions trace as soon as there is a global provider, each in a way of its own, and a stream by no span of a
+    call: theirs stay inside ours, and do not count.
+    """
     configuration = resource.sdk_configuration
     hook = next((hook for hook in _hooks(configuration) if type(hook).__name__ == "TracingHook"), None)
-    if hook is None:
+    if hook is None or not hasattr(hook, "_telemetry_use_global_provider"):  # before 2.5
         return False
-    if hasattr(hook, "_telemetry_use_global_provider"):
-        if hook.tracer_provider is not None:
-            return hook._auto_telemetry_provider is None
-        setting = getattr(configuration, "telemetry", None)
-        if setting is None:
-            setting = os.environ.get("MISTRAL_SDK_TELEMETRY")
-        if not hook._telemetry_use_global_provider and str(setting).strip().lower() != "global":
-            return False
+    if hook.tracer_provider is not None:
+        return hook._auto_telemetry_provider is None
+    setting = getattr(configuration, "telemetry", None)
+    if setting is None:
+        setting = os.environ.get("MISTRAL_SDK_TELEMETRY")
+    if not hook._telemetry_use_global_provider and str(setting).strip().lower() != "global":
+        return False
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
@@ -148,22 +161,15 @@ def _hooks(configuration: Any) -> list[Any]:
 
 INTEGRATION: Final = Integration(
     library="mistralai",
-    versions=">=2.10,<4",
+    versions=">=1.10,<4",
     methods=(
-        _method("chat", "Chat.complete", _CHAT),
-        _method("chat", "Chat.complete_async", _CHAT),
-        _method("chat", "Chat.stream", _CHAT_STREAM),
-        _method("chat", "Chat.stream_async", _CHAT_STREAM),
-        _method("agents", "Agents.complete", _CHAT),
-        _method("agents", "Agents.complete_async", _CHAT),
-        _method("agents", "Agents.stream", _CHAT_STREAM),
-        _method("agents", "Agents.stream_async", _CHAT_STREAM),
-        _method("fim", "Fim.complete", _FIM),
-        _method("fim", "Fim.complete_async", _FIM),
-        _method("fim", "Fim.stream", _FIM_STREAM),
-        _method("fim", "Fim.stream_async", _FIM_STREAM),
-        _method("embeddings", "Embeddings.create", _EMBEDDINGS),
-        _method("embeddings", "Embeddings.create_async", _EMBEDDINGS),
+        *_methods("chat", "Chat.complete", _CHAT),
+        *_methods("chat", "Chat.stream", _CHAT_STREAM),
+        *_methods("agents", "Agents.complete", _CHAT),
+        *_methods("agents", "Agents.stream", _CHAT_STREAM),
+        *_methods("fim", "Fim.complete", _FIM),
+        *_methods("fim", "Fim.stream", _FIM_STREAM),
+        *_methods("embeddings", "Embeddings.create", _EMBEDDINGS),
     ),
     endpoints={
         "chat.complete": _CHAT,
@@ -176,6 +182,7 @@ INTEGRATION: Final = Integration(
     },
     provider=lambda _client, _host: "mistral_ai",
     traces_itself=_traces_itself,
-    note="Where the client traces into the program's own provider, its span is the call's. Conversations, OCR, audio, "
-    "version 1, and the clients for Azure and Google Cloud make no span.",
+    note="Where the client traces into the program's own provider, its span is the call's; before version 2.5 it is "
+    "inside ours, and does not count. A stream of versions 2.0 to 2.9 that is left early ends when it is collected. "
+    "Conversations, OCR, audio, and the clients for Azure and Google Cloud make no span.",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -25,17 +26,20 @@ class MistralWire(ChatWire):
         return answer
 
 
-def _is_3() -> bool:
+def _major() -> int:
     try:
-        return int(version("mistralai").partition(".")[0]) >= 3
+        return int(version("mistralai").partition(".")[0])
     except PackageNotFoundError:
-        return True
+        return 3
+
+
+MAJOR = _major()
+_IMPORTS = "mistralai.client" if MAJOR >= 2 else "mistralai"
 
 
 def make(url: str, kind: str) -> Any:
-    from mistralai.client import Mistral
-
-    client = Mistral(api_key="local", server_url=url)
+    mistralai = importlib.import_module(_IMPORTS)
+    client = mistralai.Mistral(api_key="local", server_url=url)
     vars(client)["kind"] = kind
     return client
 
@@ -53,6 +57,16 @@ def _said(response: Any) -> dict[str, Any]:
     return said([event.data for event in response] if isinstance(response, list) else response)
 
 
+def _closable(stream: Any) -> Any:
+    """A stream; those of version 1 are closed as what they are, context managers."""
+    if MAJOR < 2:
+        if hasattr(stream, "__aexit__"):
+            stream.aclose = lambda: stream.__aexit__(None, None, None)
+        else:
+            stream.close = lambda: stream.__exit__(None, None, None)
+    return stream
+
+
 def _fim(method: str) -> Any:
     return lambda client, ask: getattr(client.fim, method)(model=ask.model, prompt=ask.content)
 
@@ -63,18 +77,18 @@ def _embed(client: Any, ask: Ask) -> Any:
 
 SUBJECT = Subject(
     library="mistralai",
-    imports="mistralai.client",
+    imports=_IMPORTS,
     provider="mistral_ai",
     model=MistralWire.model,
     wire=MistralWire,
     make=make,
     close=close,
-    transport="httpx2" if _is_3() else "httpx",
+    transport="httpx2" if MAJOR >= 3 else "httpx",
     forms=(
         Form("chat", _chat("complete"), _said, kinds=("sync",)),
         Form("chat", _chat("complete_async"), _said, kinds=("async",)),
-        Form("stream", _chat("stream"), _said, stream=True, kinds=("sync",)),
-        Form("stream", _chat("stream_async"), _said, stream=True, kinds=("async",)),
+        Form("stream", _chat("stream"), _said, stream=True, read=_closable, kinds=("sync",)),
+        Form("stream", _chat("stream_async"), _said, stream=True, read=_closable, kinds=("async",)),
         Form("fim", _fim("complete"), _said, operation="text_completion", prompted=False, kinds=("sync",)),
         Form(
             "embed",
