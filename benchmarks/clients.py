@@ -4,8 +4,8 @@ beside whoever else follows that client.
 Each family of instrumentors has an environment of its own, with the same versions of the clients. Each pair of client
 and instrumentor runs in a process of its own, where nothing else is instrumented, and measures itself against the bare
 client in that same process: off and on, in turns. The processes of one client take turns in short rounds. Figures are
-differences of CPU time of the calling thread, with and without: the medians of the quietest rounds. Nothing is sent
-(see `wires.py`).
+differences of CPU time of the calling thread with and without, in the same round, and medians over the rounds. Nothing
+is sent (see `wires.py`).
 
 Content is not recorded, by anybody: `TRACELOOP_TRACE_CONTENT`, `OPENINFERENCE_HIDE_*`. Spans end in a processor that
 drops them.
@@ -175,7 +175,7 @@ class Contender:
         self._process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment
         )
-        self._least: list[float] = []
+        self._rounds: list[list[float]] = []
         self.state = self._line() or "fails"
 
     def measure(self) -> None:
@@ -186,14 +186,15 @@ class Contender:
         figures = [float(figure) / 1000 for figure in self._line().split()]
         if not figures:
             self.state = "fails"
-        self._least = list(map(min, figures, self._least or figures))
+        self._rounds.append(figures)
 
     def cost(self) -> Cost:
-        if len(self._least) == 2:
-            bare, call = self._least
-            return Cost(bare, call - bare, None)
-        bare, bare_stream, call, stream = self._least
-        return Cost(bare, call - bare, (stream - bare_stream - (call - bare)) / wires.CHUNKS)
+        half = len(self._rounds[0]) // 2
+        bare = statistics.median(figures[0] for figures in self._rounds)
+        call, *streams = (
+            statistics.median(figures[half + task] - figures[task] for figures in self._rounds) for task in range(half)
+        )
+        return Cost(bare, call, (streams[0] - call) / wires.CHUNKS if streams else None)
 
     def close(self) -> None:
         assert self._process.stdin is not None
