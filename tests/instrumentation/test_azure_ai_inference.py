@@ -139,9 +139,14 @@ def test_content_parts(spans: Spans, wire: AzureWire, client: Any, monkeypatch: 
     head = {"id": "c-1", "created": 1, "model": "m"}
     used = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
     whole = {"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}], "usage": used}
-    piece = {"choices": [{"index": 0, "delta": message, "finish_reason": "tool_calls"}], "usage": used}
+    begun = {**message, "tool_calls": [{**call, "function": {"name": "balance", "arguments": '{"n":'}}]}
+    rest = {"tool_calls": [{"index": 0, "function": {"arguments": " 1}"}}]}
+    pieces = [
+        {"choices": [{"index": 0, "delta": begun}]},
+        {"choices": [{"index": 0, "delta": rest, "finish_reason": "tool_calls"}], "usage": used},
+    ]
     wire.hooks.append(replay(json.dumps({**head, **whole}).encode(), times=1))
-    wire.hooks.append(replay(b"".join(sse({**head, **piece})), content_type="text/event-stream"))
+    wire.hooks.append(replay(b"".join(sse(*({**head, **piece} for piece in pieces))), content_type="text/event-stream"))
     picture = models.ImageContentItem(image_url=models.ImageUrl(url="https://example.com/a.png"))
     asked = [models.UserMessage(content=[models.TextContentItem(text="See"), picture])]
     function = models.FunctionDefinition(name="balance", description="Of an account.", parameters={"type": "object"})
