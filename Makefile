@@ -8,7 +8,7 @@ PYTHONS := $(shell for v in 3.10 3.11 3.12 3.13; do \
 	for p in "$$(command -v python$$v)" "$$HOME"/.pyenv/versions/$$v.*/bin/python; do \
 	[ -n "$$p" ] && [ -x "$$p" ] && "$$p" -c '' 2>/dev/null && echo $$p && break; done; done)
 
-.PHONY: help setup demo test test-pythons test-oldest test-vendors test-backends test-slow test-clients test-postgres test-stress browser lint types bench bench-fingerprint lock clean
+.PHONY: help setup demo test test-pythons test-oldest test-vendors test-backends test-slow test-clients test-alone test-postgres test-stress browser lint types bench bench-fingerprint lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -47,6 +47,9 @@ test-vendors: setup ## other vendors' instrumentors, each in an environment of i
 
 test-backends: setup ## our spans in Arize Phoenix, in an environment of its own (600 MB)
 	@tests/otel/backends.sh
+
+test-alone: setup ## clients that the lock has no place for, in environments of their own
+	@tests/instrumentation/alone.sh
 
 test-clients: setup ## every client's tests on its oldest supported version, in environments of their own (slow)
 	@tests/instrumentation/oldest.sh

@@ -17,14 +17,16 @@ declare -A PACKAGES=(
     [mcp-1]="mcp>=1.9,<2 openai"
     [xai-sdk]="xai-sdk<2 openai"               # wants packaging 25
     [ibm-watsonx-ai]="ibm-watsonx-ai<2 openai" # wants pandas 2
+    [voyageai]="voyageai<1 openai"             # brings LangChain, and with it a plugin that every pytest would load
 )
 declare -A TESTS=(
     [litellm]="tests/instrumentation/test_litellm.py tests/instrumentation/test_contract.py -k litellm"
     [mcp-1]="tests/instrumentation/test_mcp_1.py"
     [xai-sdk]="tests/instrumentation/test_xai_sdk.py tests/instrumentation/test_contract.py -k xai"
     [ibm-watsonx-ai]="tests/instrumentation/test_ibm_watsonx_ai.py tests/instrumentation/test_contract.py -k watsonx"
+    [voyageai]="tests/instrumentation/test_voyageai.py tests/instrumentation/test_contract.py -k voyage"
 )
-[ $# -gt 0 ] || set -- litellm mcp-1 xai-sdk ibm-watsonx-ai
+[ $# -gt 0 ] || set -- litellm mcp-1 xai-sdk ibm-watsonx-ai voyageai
 
 failed=()
 for name in "$@"; do
