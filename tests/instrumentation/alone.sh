@@ -17,7 +17,7 @@ declare -A PACKAGES=(
     [mcp-1]="mcp>=1.9,<2 openai"
     [xai-sdk]="xai-sdk<2 openai"               # wants packaging 25
     [ibm-watsonx-ai]="ibm-watsonx-ai<2 openai" # wants pandas 2
-    [voyageai]="voyageai<1 openai"             # brings LangChain, and with it a plugin that every pytest would load
+    [voyageai]="voyageai<1 openai opentelemetry-instrumentation-requests" # brings LangChain, and with it a plugin that every pytest would load
 )
 declare -A TESTS=(
     [litellm]="tests/instrumentation/test_litellm.py tests/instrumentation/test_contract.py -k litellm"
