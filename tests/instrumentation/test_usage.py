@@ -134,6 +134,17 @@ def test_usage_of_sdk_types() -> None:
     assert "gen_ai.usage.cache_write.input_tokens" not in attributes
 
 
+def test_usage_undeclared() -> None:
+    """A count that an SDK's model does not declare yet is read all the same."""
+    from openai.types import CompletionUsage
+
+    said = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7, "input_tokens": 9}
+    for model in (CompletionUsage.model_validate(said), CompletionUsage.construct(**said)):
+        attributes: dict[str, Any] = {}
+        usage.Dialect(input="input_tokens", output="completion_tokens", reasoning="nowhere").read(attributes, model)
+        assert attributes == {"gen_ai.usage.input_tokens": 9, "gen_ai.usage.output_tokens": 2}
+
+
 def test_usage_absent() -> None:
     """Without usage, or with none of it known, nothing is said."""
     for reported in (None, {}, {"other": 3}):

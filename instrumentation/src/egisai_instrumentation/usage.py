@@ -101,10 +101,22 @@ def _getter(holder: Any) -> Callable[[Any, str, None], Any]:
     kind = cast("type[Any]", type(holder))
     get = _getters.get(kind)
     if get is None:
-        get = _get_item if isinstance(holder, Mapping) else getattr
+        if isinstance(holder, Mapping):
+            get = _get_item
+        else:
+            get = _get_field if hasattr(kind, "__pydantic_extra__") else getattr
         if len(_getters) < 1000:
             _getters[kind] = get
     return get
+
+
+def _get_field(model: Any, name: str, default: None) -> Any:
+    """A field of a pydantic model, declared or not: to say that it has none takes a model 4 µs."""
+    fields = model.__dict__
+    if name in fields:
+        return fields[name]
+    undeclared = getattr(model, "__pydantic_extra__", None)
+    return undeclared.get(name) if undeclared else default
 
 
 def _get_item(holder: Mapping[str, Any], name: str, default: None) -> Any:
