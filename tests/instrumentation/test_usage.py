@@ -37,6 +37,17 @@ CASES = {
         },
         {"input": 19, "output": 10, "cache_read.input": 8, "reasoning.output": 4, "audio.input": 2},
     ),
+    "xai-chat": (  # docs.cloud.google.com/vertex-ai/generative-ai/docs/partner-models/grok/capabilities/reasoning
+        usage.OPENAI_CHAT,
+        {
+            "prompt_tokens": 663,
+            "completion_tokens": 50,
+            "total_tokens": 837,
+            "prompt_tokens_details": {"text_tokens": 663, "audio_tokens": 0, "image_tokens": 0, "cached_tokens": 654},
+            "completion_tokens_details": {"reasoning_tokens": 124, "audio_tokens": 0},
+        },
+        {"input": 663, "output": 174, "cache_read.input": 654, "reasoning.output": 124},
+    ),
     "openai-responses": (
         usage.OPENAI_RESPONSES,
         {

@@ -33,16 +33,18 @@ class Dialect:
     lacks a member lacks the attribute: nothing is made up. Nor is there one of a modality that was not used.
     """
 
-    __slots__ = ("_by_modality", "_nested", "_singles", "_sums")
+    __slots__ = ("_by_modality", "_nested", "_singles", "_sums", "_total")
 
     def __init__(
         self,
         *,
         by_modality: Iterable[tuple[str, str, str, str]] = (),
+        total: str = "",
         **table: str | tuple[str, ...],
     ) -> None:
         """`table`: keys of `_ATTRIBUTES`. `by_modality`: lists of counts, as (list, input or output, the member with
-        the modality, the member with the count)."""
+        the modality, the member with the count). `total`: of input and output, where some count reasoning within the
+        output and some beside it: it tells which."""
         self._singles: list[tuple[str, str]] = []
         self._sums: list[tuple[str, tuple[str, ...]]] = []
         nested: dict[str, list[tuple[str, str]]] = {}
@@ -58,6 +60,7 @@ class Dialect:
                 self._singles.append((attribute, names))
         self._nested = [(holder, tuple(members)) for holder, members in nested.items()]
         self._by_modality = tuple(by_modality)
+        self._total = total
 
     def read(self, attributes: Attributes, usage: Any) -> None:
         """Put what `usage` says, where there is one, on `attributes`."""
@@ -82,6 +85,10 @@ class Dialect:
                 attributes[name] = sum(counts)
         for each in self._by_modality:
             _read_modalities(attributes, get(usage, each[0], None) or (), *each[1:])
+        if self._total and (reasoning := attributes.get(semconv.USAGE_REASONING_TOKENS)):
+            apart = attributes.get(semconv.USAGE_OUTPUT_TOKENS, 0) + reasoning
+            if get(usage, self._total, None) == attributes.get(semconv.USAGE_INPUT_TOKENS, 0) + apart:
+                attributes[semconv.USAGE_OUTPUT_TOKENS] = apart
 
 
 def _read_modalities(attributes: Attributes, counts: Any, direction: str, modality: str, tokens: str) -> None:
@@ -146,8 +153,11 @@ OPENAI_CHAT: Final = Dialect(
     reasoning="completion_tokens_details.reasoning_tokens",
     audio_input="prompt_tokens_details.audio_tokens",
     audio_output="completion_tokens_details.audio_tokens",
+    total="total_tokens",
 )
-"""OpenAI's chat completions, and everybody who speaks them: Azure, Groq, Together, Mistral, Cerebras, ..."""
+"""OpenAI's chat completions, and everybody who speaks them: Azure, Groq, Together, Mistral, Cerebras, ... xAI counts
+reasoning beside the output (docs.cloud.google.com/vertex-ai/generative-ai/docs/partner-models/grok/capabilities/reasoning),
+gateways to it within."""
 
 OPENAI_RESPONSES: Final = Dialect(
     input="input_tokens",
