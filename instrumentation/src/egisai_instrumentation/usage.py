@@ -155,9 +155,10 @@ OPENAI_CHAT: Final = Dialect(
     audio_output="completion_tokens_details.audio_tokens",
     total="total_tokens",
 )
-"""OpenAI's chat completions, and everybody who speaks them: Azure, Groq, Together, Mistral, Cerebras, ... xAI counts
-reasoning beside the output (docs.cloud.google.com/vertex-ai/generative-ai/docs/partner-models/grok/capabilities/reasoning),
-gateways to it within."""
+"""OpenAI's chat completions, and everybody who speaks them: Azure, Groq, Together, Mistral, Cerebras, ...
+
+xAI counts reasoning beside the output, gateways to it within:
+https://docs.cloud.google.com/vertex-ai/generative-ai/docs/partner-models/grok/capabilities/reasoning"""
 
 OPENAI_RESPONSES: Final = Dialect(
     input="input_tokens",
