@@ -8,7 +8,7 @@ PYTHONS := $(shell for v in 3.10 3.11 3.12 3.13; do \
 	for p in "$$(command -v python$$v)" "$$HOME"/.pyenv/versions/$$v.*/bin/python; do \
 	[ -n "$$p" ] && [ -x "$$p" ] && "$$p" -c '' 2>/dev/null && echo $$p && break; done; done)
 
-.PHONY: help setup demo test test-pythons test-oldest test-vendors test-backends test-slow test-clients test-alone test-postgres test-stress browser lint types bench bench-fingerprint lock clean
+.PHONY: help setup demo test test-pythons test-oldest test-vendors test-backends test-slow test-clients test-alone test-postgres test-stress browser lint types bench bench-clients bench-startup bench-fingerprint lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -72,6 +72,12 @@ types: setup ## pyright, strict on the four packages
 bench: setup ## cost of an attributed call, of contexts and pools, beside peers
 	@$(BIN)/python benchmarks/calls.py
 	@$(BIN)/python benchmarks/context.py
+
+bench-clients: setup ## cost of a call and of a chunk, of every client, beside peers (environments of their own)
+	@$(BIN)/python benchmarks/clients.py
+
+bench-startup: setup ## what init() adds to a program's start, beside a peer
+	@$(BIN)/python benchmarks/startup.py
 
 bench-fingerprint: setup ## precision, recall and cost of the prompt fingerprint
 	@$(BIN)/python benchmarks/fingerprint.py
