@@ -23,7 +23,7 @@ from .guard import count, log_once
 from .identity import Identity
 
 if TYPE_CHECKING:
-    from .fingerprint.sketch import Comparison, Index, Sketch
+    from .fingerprint.sketch import Comparison, Index, Sentence, Sketch
 
 MAX_AGENTS: Final = 1_000
 """Agents that a process tells apart by their prompts alone. More is a text that varies as no template does, or a
@@ -38,6 +38,16 @@ prompts differ in what nobody can tell apart then still meet there."""
 
 _ONE_OFFS: Final = 8
 """Prompts that differ in whole sentences and were each seen once: so many are not roles, which come again."""
+
+_AGAIN: Final = 6
+"""Prompts of an agent in which one more sentence comes word for word before it is taken for another job: what people
+are, what was retrieved and what is remembered seldom stays while all around it varies."""
+
+_SHARE: Final = 6
+"""The sentence comes in at least one of so many prompts: a passage that is in demand does not."""
+
+_MAX_EXTRA: Final = 128
+"""Sentences of an agent's newest prompts that are remembered, by a hash, to see whether they come again."""
 
 
 class Place(NamedTuple):
@@ -81,7 +91,7 @@ class Template(NamedTuple):
 class _Group:
     """What is known of one agent."""
 
-    __slots__ = ("comes_again", "first", "is_met", "prompts", "sketch", "told", "told_at")
+    __slots__ = ("comes_again", "extra", "first", "is_met", "prompts", "sketch", "told", "told_at")
 
     def __init__(self, first: Fingerprint, prompts: int = 1, *, comes_again: bool = False) -> None:
         self.first = first
@@ -91,10 +101,24 @@ class _Group:
         self.is_met = False  # by this process, and not only by one before it
         self.told: set[str] = set()
         self.told_at = 1
+        self.extra: dict[int, tuple[int, int, str]] = {}  # times, prompts at the first, own id of the last
 
     def template(self, own_id: str) -> Template:
         first = Fingerprint(self.first.digest, self.first.name, self.sketch)
         return Template(own_id, first, self.prompts, self.comes_again)
+
+    def repeated(self, extra: Iterable[Sentence], own_id: str) -> set[int]:
+        """Which of the sentences that a prompt has beside the template have come so often that they are a job."""
+        found: set[int] = set()
+        for hashed, *_ in extra:
+            times, since, last = self.extra.pop(hashed, (0, self.prompts, ""))
+            times += last != own_id
+            self.extra[hashed] = times, since, own_id
+            if times >= _AGAIN and times * _SHARE >= self.prompts - since:
+                found.add(hashed)
+        while len(self.extra) > _MAX_EXTRA:
+            del self.extra[next(iter(self.extra))]
+        return found
 
     @property
     def is_one_off(self) -> bool:
@@ -119,6 +143,7 @@ class Prompts:
             if self._remembered:
                 self._restore()
             leader = self._leader(own_id)
+            template: Sketch | None = None
             joined: list[tuple[str, Fingerprint]] = []
             if leader != own_id and _contradicts(rulings, own_id, leader):
                 del self._joined[own_id]
@@ -130,10 +155,11 @@ class Prompts:
                     return Place(None, prompt.name, prompt.digest, False)
             else:
                 near = [pair for pair in self._near(prompt.sketch) if not _contradicts(rulings, own_id, pair[0])]
-                leader = self._member(near) or own_id
-                if leader == own_id and not self._lead(own_id, prompt):
+                leader, template = self._member(near, own_id, prompt.sketch)
+                if leader == own_id and not self._lead(own_id, prompt, template):
                     return Place(None, prompt.name, prompt.digest, False)
-                joined = self._settle(leader, [pair for pair in near if not _contradicts(rulings, pair[0], leader)])
+                allowed = [pair for pair in near if not _contradicts(rulings, pair[0], leader)]
+                joined = self._settle(leader, allowed, rulings)
                 leader = self._leader(leader)
             group = self._groups[leader]
             group.is_met = True
@@ -143,6 +169,8 @@ class Prompts:
                 group.told.add(own_id)
                 if own_id != leader:
                     self._joined[own_id] = leader
+                elif template is not None:
+                    is_news = False  # told as a template, lest it be put under the one that it has more than
             digest = prompt.digest if own_id in group.told else group.first.digest
             learnt = None
             if any(group.told_at < n <= group.prompts for n in _WELL_KNOWN):
@@ -192,14 +220,21 @@ class Prompts:
         near.sort(key=lambda pair: -pair[1].alike)
         return near
 
-    def _member(self, near: list[tuple[str, Comparison]]) -> str | None:
-        """The group that a prompt joins."""
+    def _member(self, near: list[tuple[str, Comparison]], own_id: str, sketch: Sketch) -> tuple[str, Sketch | None]:
+        """The group that a prompt joins; or its own, with the template that it has, where that is known already."""
+        template: Sketch | None = None
         for key, found in near:
             group = self._groups[key]
             if found.is_contained if group.prompts > 1 else found.is_one:
-                self._learn(key, group, found)
-                return key
-        return None
+                extra = sketch.beside(found.extra)
+                jobs = group.repeated(extra, own_id)
+                if not jobs:
+                    self._learn(key, group, found)
+                    return key, None
+                if template is None:
+                    kept = {at for one in extra if one.hashed in jobs for at in range(one.start, one.end)}
+                    template = sketch.without(found.extra, kept)
+        return own_id, template
 
     def _learn(self, key: str, group: _Group, found: Comparison) -> None:
         group.prompts += 1
@@ -209,7 +244,7 @@ class Prompts:
             group.sketch = group.sketch.without(found.missing)
             self._put(key, group.sketch)
 
-    def _lead(self, own_id: str, prompt: Fingerprint) -> bool:
+    def _lead(self, own_id: str, prompt: Fingerprint, template: Sketch | None = None) -> bool:
         if len(self._groups) >= MAX_AGENTS:
             count("prompt over the limit of agents")
             log_once(
@@ -218,10 +253,12 @@ class Prompts:
                 MAX_AGENTS,
             )
             return False
-        self._groups[own_id] = _Group(prompt)
+        group = self._groups[own_id] = _Group(prompt)
+        if template is not None:
+            group.sketch, group.prompts, group.comes_again = template, _AGAIN, True  # of so many prompts it was seen
         self.revision += 1
-        if prompt.sketch is not None:
-            self._put(own_id, prompt.sketch)
+        if group.sketch is not None:
+            self._put(own_id, group.sketch)
         return True
 
     def _put(self, own_id: str, sketch: Sketch) -> None:
@@ -232,8 +269,10 @@ class Prompts:
             self._index = Index()
         self._index.add(own_id, sketch)
 
-    def _settle(self, leader: str, near: list[tuple[str, Comparison]]) -> list[tuple[str, Fingerprint]]:
-        """Put one-offs under the template that they turn out to be of."""
+    def _settle(
+        self, leader: str, near: list[tuple[str, Comparison]], rulings: Mapping[str, Identity]
+    ) -> list[tuple[str, Fingerprint]]:
+        """Put together what turns out to be of one template, under what is best known."""
         from .fingerprint.sketch import compare
 
         group = self._groups[leader]
@@ -247,10 +286,18 @@ class Prompts:
                 one = self._groups[key]
                 if one.sketch is not None:
                     found = compare(group.sketch, one.sketch)
-                    if found.is_contained if one.is_one_off else found.is_same:
+                    if found.is_contained and (
+                        one.is_one_off
+                        or found.is_same
+                        or (one.prompts * _SHARE < group.prompts and not one.comes_again)  # of a passage in demand
+                    ):
                         joined.append(key)
         else:
             joined = self._slot(near, ones) if group.is_one_off else []
+        best = max((leader, *joined), key=lambda key: self._groups[key].prompts)
+        if best != leader and not any(_contradicts(rulings, key, best) for key in (leader, *joined)):
+            joined = [leader, *(key for key in joined if key != best)]
+            leader = best
         return [(key, self._join(key, leader)) for key in joined]
 
     def _slot(self, near: list[tuple[str, Comparison]], ones: list[str]) -> list[str]:

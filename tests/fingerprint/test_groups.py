@@ -14,7 +14,7 @@ from egisai.attribution import Attribution, Sighting
 from egisai.fingerprint.kinds import Kind, kind_of
 from egisai.fingerprint.masks import normal_form, words_of
 from egisai.fingerprint.sketch import MAX_ENCODED, Index, Sketch, compare
-from egisai.prompts import MAX_AGENTS, Prompts
+from egisai.prompts import MAX_AGENTS, Prompts, Template
 
 TEMPLATE = """# Front desk
 
@@ -143,6 +143,95 @@ def test_fp_roles_with_like_texts() -> None:
         assert len(set(agents([*ROLES_APART, *with_it]))) == len(ROLES_APART)
 
 
+SPECIALISATION = "Its subject is weddings. It knows the halls, and what they cost."
+
+
+def some(rng: random.Random, place: int) -> str:
+    """The template with something inserted that nobody has seen."""
+    return put(f"The guest in {rng.random()} {' '.join(rng.choices(WORDS, k=9))}.", place)
+
+
+WORDS = "asked heard saw likes brings wants trains jazz tea soup boats late early twice alone calmly".split()  # noqa: SIM905
+
+
+def test_a_specialisation_is_told_by_coming_again() -> None:
+    """What one prompt has beside another's template is a job, however it is worded, where it stays while all varies."""
+    rng = random.Random(1)
+    who = Attribution()
+    base = agents([TEMPLATE, *PASSAGES_IN_PLACE, *(some(rng, 2) for _ in range(6))], who)
+    assert len(set(base)) == 1
+    special = [f"{some(rng, 2)} {SPECIALISATION}" for _ in range(12)]
+    found = agents(special, who)
+    assert set(found[:5]) == set(base), "nobody could tell yet"
+    assert len(set(found[5:])) == 1
+    assert set(found[5:]) != set(base)
+    assert set(agents([some(rng, 2) for _ in range(9)], who)) == set(base)
+    assert len(set(agents([f"{put(text, 2)} {SPECIALISATION}" for text in PASSAGES], who)) - set(found[5:])) == 0
+
+
+def test_what_is_in_demand_is_no_specialisation() -> None:
+    """A remark that comes again and again, in few of an agent's prompts, stays data."""
+    rng = random.Random(1)
+    texts = [TEMPLATE, *PASSAGES_IN_PLACE]
+    texts += [some(rng, 2) if n % 12 else f"{some(rng, 2)} {SPECIALISATION}" for n in range(120)]
+    assert len(set(agents(texts))) == 1
+
+
+JOBLESS = "Wander designs trips for people who dislike haste. {} Two routes are shown, with three places each."
+OTHER_JOBLESS = (
+    "Juno looks at figures of a grocer. {} Answers have a number, a period and the stores that were counted."
+)
+
+
+def test_a_passage_is_no_agent() -> None:
+    """Where no sentence says a job, two prompts with one passage are two agents, and what they share is none."""
+    tail = "Every stay is chosen with care, and the way there is part of it. " * 3
+    other_tail = "Money is rounded. Stores that were closed are left out, and the board reads it on a phone. " * 3
+    for passage in PASSAGES:
+        texts = [
+            f"{passage}\n\n{JOBLESS.format(tail)}",
+            f"{passage}\n\n{OTHER_JOBLESS.format(other_tail)}",
+        ]
+        assert len(set(agents(texts))) == 2
+
+
+def test_orders_before_data_are_not_data() -> None:
+    """Two lists of orders make two agents, however much data comes after them."""
+    leases = """- Check lease agreements for warehouses
+- List break options and repair duties
+
+User: Where is my order?
+Assistant: It left our warehouse this morning and should reach you tomorrow.
+User: And the other one?"""
+    customs = """- Check declarations and tariff codes
+- List licences that are missing
+
+The user is a civil engineer in her forties who has used the product for six years and writes late in the evening."""
+    assert len(set(agents([put(leases, 2), put(customs, 2)]))) == 2
+
+
+def test_the_end_of_a_sentence_is_no_cut() -> None:
+    """A prompt that ends without a full stop, at the end of a sentence, lacks nothing: what another has is inserted."""
+    template = f"<rules>\n{TEMPLATE}\n</rules>"
+    who = Attribution()
+    texts = [f"{template}\n\nWash both hands. Fold every third napkin, then the fourth.", template]
+    texts += [f"{template}\n\n{text}" for text in PASSAGES]
+    found = agents(texts, who)
+    assert len(set(found[1:])) == 1
+    assert found[0] not in found[1:]
+
+
+def test_the_best_known_keeps_its_id() -> None:
+    """When two agents turn out to be one, it is the one that most prompts were of."""
+    little, well, new = (fingerprint.of((text,)) for text in (TEMPLATE, *PASSAGES_IN_PLACE[:2]))
+    assert little is not None
+    assert well is not None
+    assert new is not None
+    remembered = [Template("little", little, 2, True), Template("well", well, 9, True)]
+    place = Prompts(remembered).place("new", new, {})
+    assert (place.leader, place.joined) == ("well", (("little", little),))
+
+
 LINES = [
     "Take the red road.",
     "Mind the old bridge and the geese.",
@@ -201,6 +290,11 @@ def test_roles_that_come_again_are_no_one_offs() -> None:
         ("Known facts about the user:", Kind.LABEL),
         ("Context", Kind.LABEL),
         ("SECTIONS OF THE PAGE", Kind.FRAGMENT),
+        ("Goal:", Kind.JOB),
+        ("You charged me twice.", Kind.DATA),
+        ('<field name="mail">', Kind.CERTAIN),
+        ("<chunk>", Kind.CERTAIN),
+        ("Ticket 17, order ORD-4711, 8 May.", Kind.CERTAIN),
     ],
 )
 def test_kinds_of_sentences(text: str, kind: Kind) -> None:

@@ -18,6 +18,7 @@ from typing import Final
 
 from egisai.fingerprint.cues import MASK
 from egisai.fingerprint.given_names import word_set
+from egisai.fingerprint.masks import DATA_WORDS
 
 
 class Kind(IntEnum):
@@ -145,7 +146,7 @@ _JOBS: Final = {
     r"|welcome)"
     rf"|(?:only |also |will |must |should |can |may |primarily |mainly )*{_DUTIES}s? )"
     r"|^ you (?!can|could|may|might|should|will|would|need|have|must|do |don|are|re |see |get |want|know|receive|cannot"
-    r"|were|did|had|ll |ve |d |never|always|only|also|only|yourself)[a-z]+ ",
+    r"|were|did|had|\w*[^e ]ed |ll |ve |d |never|always|only|also|only|yourself)[a-z]+ ",
     "your": r" your (?:\w+ ){0,2}(?:role|task|tasks|job|goal|goals|purpose|mission|responsibilit(?:y|ies)|objective"
     r"|duty|duties|assignment|specialty|speciality|function|focus|domain|scope|area) ",
     "as": r" (?:act|behave|serve|work|function|respond) as ",
@@ -255,6 +256,8 @@ _FIELDS: Final = word_set(
 )
 """Keys of the fields of a profile or a setting."""
 
+_JOB_KEYS: Final = word_set("goal goals instruction instructions job mission objective objectives purpose task tasks")
+
 _CELLS: Final = re.compile(r"\||=>|->|→|\w=\w|\$\w|\w\(")
 """What tables, examples, code and settings have, and sentences do not."""
 
@@ -272,6 +275,8 @@ def kind_of(words: Sequence[str], piece: str) -> Kind:
     ):
         return Kind.JOB
     n = len(words)
+    if names_job(words, piece):
+        return Kind.JOB
     if end == ":" and ((n <= 3 and words[0] in _SPEAKERS) or (n <= 4 and _FIELDS.issuperset(words))):
         return Kind.CERTAIN
     if (n <= 12 if end == ":" else n <= 4 and end not in ".?!") and _LABEL.search(said):
@@ -280,7 +285,9 @@ def kind_of(words: Sequence[str], piece: str) -> Kind:
         return Kind.CERTAIN
     if _CELLS.search(piece):
         return Kind.CERTAIN
-    if piece[0] == "<" and end == ">" and _FIELDS.issuperset(words):
+    if piece[0] == "<" and end == ">" and (_FIELDS.issuperset(words) or words[0] in DATA_WORDS or "=" in piece):
+        return Kind.CERTAIN
+    if MASK in told and n / 3 <= words.count(MASK) > 1:
         return Kind.CERTAIN
     if (words[0] in _ORDERS and len(words) > 1) or told & _ADDRESSED:
         return Kind.ORDER
@@ -291,11 +298,18 @@ def kind_of(words: Sequence[str], piece: str) -> Kind:
     return Kind.FRAGMENT
 
 
+def names_job(words: Sequence[str], piece: str) -> bool:
+    """Whether a piece is a heading or a key below which, or after which, it is said what the agent is for."""
+    return len(words) <= 2 and words[-1] in _JOB_KEYS and piece.rstrip("*_` ")[-1:] == ":"
+
+
 def carries(kind: Kind, words: Sequence[str], piece: str) -> bool:
     """Whether what follows on the line, or on the next one, is of the kind of this piece: a field, a turn, a task."""
     end = piece.rstrip("*_` ")[-1:]
     if end != ":" and not (end == ">" and piece[0] == "<" and piece[1] != "/"):
         return False
+    if end == ">" and kind is Kind.CERTAIN:
+        return _FIELDS.issuperset(words)
     return kind is Kind.CERTAIN or (kind is Kind.JOB and len(words) <= _TITLE)
 
 

@@ -119,7 +119,7 @@ def _compatible(run: str) -> str:
 
 # --- blocks --------------------------------------------------------------------------------------------------------
 
-_DATA_WORDS: Final = word_set(
+DATA_WORDS: Final = word_set(
     """
     account article articles attachment chat chunk chunks content contents context conversation customer data date
     datetime doc docs document documents email emails entries entry env environment example examples excerpt
@@ -182,7 +182,7 @@ def _tagged(text: str) -> Iterator[tuple[int, int]]:
         elif (
             len(opened) < _DEPTH
             and name not in opened
-            and _DATA_WORDS.issuperset(map(str.lower, _TAG_WORD.findall(name)))
+            and DATA_WORDS.issuperset(map(str.lower, _TAG_WORD.findall(name)))
         ):
             opened[name] = tag.end()
 

@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from egisai.fingerprint.kinds import TASKS, Kind, carries, kind_of, lines
+from egisai.fingerprint.kinds import TASKS, Kind, carries, kind_of, lines, names_job
 from egisai.fingerprint.masks import words_of
 
 _HEAD: Final = 9_000
@@ -64,6 +64,9 @@ _JOBS: Final = 3
 """Smallest hashes of a text's orders, and of its jobs alone, by which like texts are found. Of two texts that share
 85 % of their orders, one pair in 10,000 has none of six in common."""
 
+_BESIDE: Final = 4
+"""Sentences at either end of a run that are remembered: a job is said in few, next to the rest of the template."""
+
 _BUCKET: Final = 64  # texts with one such hash in common that are remembered: the newest
 _CANDIDATES: Final = 12  # texts that are laid side by side with a new one: those with most in common
 
@@ -96,7 +99,7 @@ class Sketch(NamedTuple):
                 said = words_of(piece)
                 if not said:
                     continue
-                kind = kind_of(said, piece) if carried is None else carried
+                kind = kind_of(said, piece) if carried is None or names_job(said, piece) else carried
                 announces = carries(kind, said, piece)
                 if not piece.isascii():
                     said = _divided(said)
@@ -167,12 +170,31 @@ class Sketch(NamedTuple):
             orders = orders + by_kind[Kind.FRAGMENT] + by_kind[Kind.DATA]
         return {*heapq.nsmallest(_JOBS, jobs), *heapq.nsmallest(_ORDERS, jobs + orders)}
 
-    def without(self, runs: Sequence[Run]) -> Sketch:
-        """What is left when these runs of words are taken out."""
+    def beside(self, runs: Iterable[Run]) -> list[Sentence]:
+        """The sentences of these runs that may be the template's: next to what the other text has, not announced.
+
+        Fragments are none of them: most lead to what comes after them.
+        """
+        found: list[Sentence] = []
+        for run in runs:
+            inside: list[Sentence] = []
+            at = run.end if _announced(self.marks, run.start) else run.start
+            while at < run.end and self.marks[at] & _KIND != Kind.LABEL:
+                end = min(_sentence(self.marks, at)[1], run.end)
+                if end - at > _SHORT and self.marks[at] & _KIND in (Kind.DATA, Kind.ORDER):
+                    inside.append(Sentence(hash(tuple(self.hashes[at + 2 : end])), at, end))
+                at = end
+            found += inside[:_BESIDE] + inside[_BESIDE:][-_BESIDE:]
+        return found
+
+    def without(self, runs: Iterable[Run], but: Iterable[int] = ()) -> Sketch:
+        """What is left when these runs of words are taken out, but for some of the words."""
         n = len(self.marks)
         kept = bytearray(b"\1" * n)
         for run in runs:
             kept[run.start : run.end] = bytes(run.end - run.start)
+        for at in but:
+            kept[at] = 1
         # A word counts as the template's while one of the threes that it is in is whole.
         whole = [0] * (n + 2)
         for at, (a, b, c) in enumerate(zip((1, 1, *kept), (1, *kept, 1), (*kept, 1, 1), strict=True)):
@@ -217,6 +239,14 @@ class Run(NamedTuple):
     or nobody knows. FRAGMENT: a changed wording."""
 
 
+class Sentence(NamedTuple):
+    """Words that only one of two texts has, from one sentence, and a hash of them."""
+
+    hashed: int
+    start: int
+    end: int
+
+
 class Comparison(NamedTuple):
     """Two texts side by side.
 
@@ -225,6 +255,7 @@ class Comparison(NamedTuple):
         shared: those of them that are the template's beyond doubt.
         is_replaced: where one has a sentence that may be the template's, the other has such a sentence too.
         gaps: after which words they differ, as hashes.
+        is_guessed: in one of them no sentence says what the agent is for.
         missing: what only the first has.
         extra: what only the second has.
         alike: 1 where all of the template's words are shared, towards 0 for texts with little in common.
@@ -237,11 +268,19 @@ class Comparison(NamedTuple):
     alike: float
     is_replaced: bool
     gaps: frozenset[int]
+    is_guessed: bool
 
     @property
     def is_one(self) -> bool:
-        """Whether two texts, about which nothing else is known, are of one template."""
-        return self.alike >= _ALIKE and _verdicts(self.missing, self.extra) <= _CERTAIN
+        """Whether two texts, about which nothing else is known, are of one template.
+
+        Where no sentence says a job, the passage may be what both have, and the job what neither shares.
+        """
+        return (
+            self.alike >= _ALIKE
+            and _verdicts(self.missing, self.extra) <= _CERTAIN
+            and not (self.is_guessed and _has_passage(self.missing) and _has_passage(self.extra))
+        )
 
     @property
     def is_same_job(self) -> bool:
@@ -269,6 +308,10 @@ _CERTAIN: Final = frozenset({Kind.CERTAIN})
 _DOUBTFUL: Final = frozenset({Kind.DATA, Kind.ORDER, Kind.FRAGMENT, Kind.LABEL})
 
 
+def _has_passage(runs: Iterable[Run]) -> bool:
+    return any(run.end - run.start >= _PASSAGE for run in runs)
+
+
 def _verdicts(*sides: list[Run]) -> set[Kind]:
     return {run.verdict for runs in sides for run in runs}
 
@@ -287,7 +330,13 @@ def compare(one: Sketch, other: Sketch) -> Comparison:
     replaced = not doubtful.isdisjoint(_gaps(other, [run for run in extra if run.verdict in _DOUBTFUL]))
     differ = _own(missing) + _own(extra)
     alike = 0.0 if common < _LEAST else 2 * shared / (2 * shared + differ) if differ else 1.0
-    return Comparison(common, shared, missing, extra, alike, replaced, _gaps(one, missing) | _gaps(other, extra))
+    gaps = _gaps(one, missing) | _gaps(other, extra)
+    is_guessed = _is_guessed(one) or _is_guessed(other)
+    return Comparison(common, shared, missing, extra, alike, replaced, gaps, is_guessed)
+
+
+def _is_guessed(text: Sketch) -> bool:
+    return max(text.marks, default=0) >= _HEAD_WORD  # which is the highest bit of a mark
 
 
 def _gaps(text: Sketch, runs: list[Run]) -> frozenset[int]:
@@ -316,30 +365,36 @@ def _runs(text: Sketch, others: frozenset[int]) -> tuple[int, int, list[Run]]:
     shared = sum([kind in _OWN for kind in kinds])
     common = shared + kinds.count(Kind.DATA)
     runs: list[Run] = []
+    is_guessed = _is_guessed(text)
     start = both.find(0)
     while start >= 0:
         end = both.find(1, start)
         end = n if end < 0 else end
-        runs += _judged(marks, start, end)
+        runs += _judged(marks, start, end, is_guessed)
         start = both.find(0, end)
     return common, shared, runs
 
 
-def _judged(marks: bytes, start: int, end: int) -> Iterator[Run]:
+def _judged(marks: bytes, start: int, end: int, is_guessed: bool) -> Iterator[Run]:
     """A run with what it says, apart from a sentence at either of its ends of which it is the smaller part."""
     first, whole = _sentence(marks, start)
     if whole < end and (whole - start) * 2 < whole - first:
-        yield Run(start, whole, _verdict(marks, start, whole))
+        yield Run(start, whole, _verdict(marks, start, whole, is_guessed))
         start = whole
     last, whole = _sentence(marks, end - 1)
     if start < last and (end - last) * 2 < whole - last:
-        yield Run(last, end, _verdict(marks, last, end))
+        yield Run(last, end, _verdict(marks, last, end, is_guessed))
         end = last
     label = next((at for at in range(start + 1, end) if marks[at] == Kind.LABEL | _STARTS), None)
     if label is not None:  # what comes before it is not what it announces
-        yield Run(start, label, _verdict(marks, start, label))
+        yield Run(start, label, _verdict(marks, start, label, is_guessed))
         start = label
-    yield Run(start, end, _verdict(marks, start, end))
+    # Orders that stand before data are not of it.
+    certain = next((at for at in range(start + 1, end) if marks[at] == Kind.CERTAIN | _STARTS), None)
+    if certain is not None and _verdict(marks, start, certain, is_guessed) is Kind.ORDER:
+        yield Run(start, certain, Kind.ORDER)
+        start = certain
+    yield Run(start, end, _verdict(marks, start, end, is_guessed))
 
 
 def _sentence(marks: bytes | bytearray, at: int) -> tuple[int, int]:
@@ -354,10 +409,11 @@ def _sentence(marks: bytes | bytearray, at: int) -> tuple[int, int]:
 
 _MOST: Final = 40  # words of a run, for each word of it that may be of a job: a sentence in a page of data is data
 _PASSAGE: Final = 24  # words of statements that are more than anybody writes to say what an agent is for
+_FEW: Final = 8  # words for each word of an order: a template that says no job has more orders than passages have
 _SHORT: Final = 2  # words of a line that may lose its neighbours on both sides, and with them what it is known by
 
 
-def _verdict(marks: bytes, start: int, end: int) -> Kind:
+def _verdict(marks: bytes, start: int, end: int, is_guessed: bool) -> Kind:
     if any(mark & _HEAD_WORD for mark in marks[start:end]):
         return Kind.LABEL
     kinds = Counter([mark & _KIND for mark in marks[start:end]])
@@ -372,7 +428,7 @@ def _verdict(marks: bytes, start: int, end: int) -> Kind:
         return Kind.CERTAIN
     if end <= whole and (end - start) * 2 < whole - first:
         return Kind.FRAGMENT
-    if kinds[Kind.ORDER] * (2 if announced else 3) > n:
+    if kinds[Kind.ORDER] * (2 if announced else _FEW if is_guessed else 3) > n:
         return Kind.ORDER
     if announced:
         return Kind.CERTAIN
@@ -397,6 +453,8 @@ def _forgive_cut(short: Sketch, lacks: list[Run], long: Sketch, has: list[Run]) 
         return
     edge = short.hashes[last - halved]
     cut = next((at for at in range(end - 1, int(end * _MISSING), -1) if long.hashes[at] == edge), end)
+    if cut + 1 < end and not halved and long.marks[cut + 1] & _STARTS:
+        return  # what ends where a sentence does has lost nothing
     has[:] = [run for run in has if run.end <= cut + 1]
     if cut < end and halved:
         lacks.pop()
