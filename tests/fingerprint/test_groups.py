@@ -195,6 +195,12 @@ def test_a_passage_is_no_agent() -> None:
         assert len(set(agents(texts))) == 2
 
 
+def test_an_announced_passage_is_data() -> None:
+    """Where no sentence says a job, but a heading what follows it, the prompts with other passages are one agent."""
+    template = JOBLESS.format("Never quote a price.")
+    assert len(set(agents([f"{template}\n\nContext:\n{passage}" for passage in PASSAGES[:4]]))) == 1
+
+
 def test_orders_before_data_are_not_data() -> None:
     """Two lists of orders make two agents, however much data comes after them."""
     leases = """- Check lease agreements for warehouses

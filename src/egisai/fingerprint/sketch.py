@@ -255,7 +255,7 @@ class Comparison(NamedTuple):
         shared: those of them that are the template's beyond doubt.
         is_replaced: where one has a sentence that may be the template's, the other has such a sentence too.
         gaps: after which words they differ, as hashes.
-        is_guessed: in one of them no sentence says what the agent is for.
+        is_guessed: in one of them no sentence says what the agent is for, and both have a passage that may be that.
         missing: what only the first has.
         extra: what only the second has.
         alike: 1 where all of the template's words are shared, towards 0 for texts with little in common.
@@ -276,11 +276,7 @@ class Comparison(NamedTuple):
 
         Where no sentence says a job, the passage may be what both have, and the job what neither shares.
         """
-        return (
-            self.alike >= _ALIKE
-            and _verdicts(self.missing, self.extra) <= _CERTAIN
-            and not (self.is_guessed and _has_passage(self.missing) and _has_passage(self.extra))
-        )
+        return self.alike >= _ALIKE and _verdicts(self.missing, self.extra) <= _CERTAIN and not self.is_guessed
 
     @property
     def is_same_job(self) -> bool:
@@ -308,8 +304,19 @@ _CERTAIN: Final = frozenset({Kind.CERTAIN})
 _DOUBTFUL: Final = frozenset({Kind.DATA, Kind.ORDER, Kind.FRAGMENT, Kind.LABEL})
 
 
-def _has_passage(runs: Iterable[Run]) -> bool:
-    return any(run.end - run.start >= _PASSAGE for run in runs)
+def _has_passage(text: Sketch, runs: Iterable[Run]) -> bool:
+    """Whether there is a long run that nothing but its length tells from a template.
+
+    A heading tells, where it is the first: after others, the template may follow what they announce.
+    """
+    marks = text.marks
+    for run in runs:
+        if run.end - run.start >= _PASSAGE:
+            label, _ = _sentence(marks, max(0, run.start - 1))
+            before = run.start if marks[run.start] & _KIND == Kind.LABEL else label
+            if not _announced(marks, run.start) or any(mark & _KIND == Kind.LABEL for mark in marks[:before]):
+                return True
+    return False
 
 
 def _verdicts(*sides: list[Run]) -> set[Kind]:
@@ -331,7 +338,7 @@ def compare(one: Sketch, other: Sketch) -> Comparison:
     differ = _own(missing) + _own(extra)
     alike = 0.0 if common < _LEAST else 2 * shared / (2 * shared + differ) if differ else 1.0
     gaps = _gaps(one, missing) | _gaps(other, extra)
-    is_guessed = _is_guessed(one) or _is_guessed(other)
+    is_guessed = (_is_guessed(one) or _is_guessed(other)) and _has_passage(one, missing) and _has_passage(other, extra)
     return Comparison(common, shared, missing, extra, alike, replaced, gaps, is_guessed)
 
 
