@@ -126,7 +126,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = start_server(tmp_path_factory.mktemp("platform"))
     yield server
     code, output = server.stop()
-    assert code == 0
+    assert code == 0, output
     assert "Traceback" not in output, output
 
 

@@ -137,7 +137,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     running = start_server(tmp_path_factory.mktemp("platform"))
     yield running
     code, output = running.stop()
-    assert code == 0
+    assert code == 0, output
     assert "Traceback" not in output, output
 
 
