@@ -256,6 +256,16 @@ class Call:
             attributes[semconv.HTTP_STATUS] = status
         self._end(attributes, exc)
 
+    def usage_refused(self, exc: Exception) -> bool:
+        """Whether the server refused the request only because we asked for the usage of its stream."""
+        if self.fold is None or not self.fold.usage_asked or _status_of(exc) not in (400, 422):
+            return False
+        # The latter: aiohttp's errors do not say what was answered, and Hugging Face's client puts it there.
+        if "stream_options" not in f"{exc}{getattr(exc, 'response_error_payload', '')}":
+            return False
+        self.fold.usage_asked = False
+        return True
+
     def _end(self, attributes: Attributes, exc: Exception | None = None) -> None:
         span, self.span = self.span, None  # one step under the interpreter's lock: one of two threads gets it
         self.context = self._outer  # the held context knows this call: let go, and there is no cycle to collect
@@ -599,7 +609,7 @@ def _status_of(exc: BaseException) -> int | None:
     """The HTTP status that an SDK's error tells, on itself or on the response that it carries."""
     response: Any = getattr(exc, "response", None)
     for holder in (exc, response):
-        for name in ("status_code", "code", "status", "http_status"):
+        for name in ("status_code", "status", "http_status", "code"):  # the last one aiohttp warns of
             status = getattr(holder, name, None)
             if isinstance(status, int) and 100 <= status < 600:
                 return int(status)

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
-from urllib.parse import urlsplit
-
-from opentelemetry.context import get_current
 
 from egisai import semconv
-from egisai.context import held_in
-from egisai.guard import Guard
 
 from . import openai, usage
-from .integration import Asked, Attributes, Content, Endpoint, Integration, Method, Wrapped
+from .integration import Asked, Attributes, Content, Endpoint, Integration, Method
 from .messages import Conversation, Gathered, Message, Text
 from .reading import member, no_prompt, put, texts
 
@@ -58,75 +51,15 @@ def _request(arguments: Mapping[str, Any]) -> Attributes:
     return attributes
 
 
-# --- usage of streams, which servers tell on request -----------------------------------------------------------------
-
-_REFUSED: Final = Guard("asking without usage")
-_MAX_REFUSING: Final = 1000
-_refusing: Final[set[str]] = set()
-"""Hosts that are not asked again."""
-
-
 def _usage_on_request(arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
     options: Mapping[str, Any] = arguments.get("stream_options") or {}
     if (
         not arguments.get("stream")
         or options.get("include_usage") is not None  # the caller's own choice, either way
         or "stream_options" in (arguments.get("extra_body") or ())
-        or _host(arguments["url"]) in _refusing
     ):
         return None
     return {**arguments, "stream_options": {**options, "include_usage": True}}
-
-
-def _host(url: str) -> str:
-    return urlsplit(url).netloc
-
-
-def _posting(post: Callable[..., Any], _tracing: object) -> Callable[..., Any]:
-    """`_inner_post(request_parameters, stream=...)`: what a server refused only because we asked for usage, it is sent
-    without. It may be any server, and the client's errors do not tell their status where those of others do."""
-    if inspect.iscoroutinefunction(post):
-
-        @functools.wraps(post)
-        async def post_async(self: Any, request_parameters: Any, **options: Any) -> Any:
-            try:
-                return await post(self, request_parameters, **options)
-            except Exception as exc:
-                if not _is_refused(request_parameters, exc):
-                    raise
-            return await post(self, request_parameters, **options)
-
-        return post_async
-
-    @functools.wraps(post)
-    def post_sync(self: Any, request_parameters: Any, **options: Any) -> Any:
-        try:
-            return post(self, request_parameters, **options)
-        except Exception as exc:
-            if not _is_refused(request_parameters, exc):
-                raise
-        return post(self, request_parameters, **options)
-
-    return post_sync
-
-
-def _is_refused(request: Any, exc: Exception) -> bool:
-    """Whether what we asked for was refused: then it is taken out of the request."""
-    with _REFUSED:
-        held = held_in(get_current())
-        fold = None if held is None else getattr(held.call, "fold", None)
-        status = getattr(getattr(exc, "response", None), "status_code", None) or getattr(exc, "status", None)
-        said = f"{exc}{getattr(exc, 'response_error_payload', '')}"  # the latter over aiohttp
-        if fold is None or not fold.usage_asked or status not in (400, 422) or "stream_options" not in said:
-            return False
-        fold.usage_asked = False
-        if len(_refusing) < _MAX_REFUSING:
-            _refusing.add(_host(request.url))
-        options = {**request.json.pop("stream_options")}
-        if options.pop("include_usage") and options:
-            request.json["stream_options"] = options
-        return True
-    return False
 
 
 # --- responses -------------------------------------------------------------------------------------------------------
@@ -137,11 +70,8 @@ class _ChatFold(openai.ChatFold):
 
     __slots__ = ()
 
-    def feed(self, chunk: Any) -> bool:
-        is_asked, self.usage_asked = self.usage_asked, False  # these chunks have the member, whatever was sent
-        super().feed(chunk)
-        self.usage_asked = is_asked
-        return is_asked and chunk.usage is not None and not chunk.choices
+    def is_ours(self, chunk: Any, used: Any) -> bool:  # its chunks have the member, whatever was sent
+        return used is not None and not chunk.choices
 
 
 def _generated(response: Any) -> Attributes:
@@ -236,8 +166,7 @@ def _asked(method: str) -> Callable[[Mapping[str, Any]], Asked]:
         model = next((name for name in named if name and not _is_url(name)), None)
         own = next((name for name in named if name and _is_url(name)), None)
         provider = "auto" if own else client.provider or "auto"
-        url = own or _url(client, provider, task)
-        return Asked(endpoint, {**arguments, "model": model, "url": url}, url, provider)
+        return Asked(endpoint, {**arguments, "model": model}, own or _url(client, provider, task), provider)
 
     return asked
 
@@ -265,7 +194,6 @@ INTEGRATION: Final = Integration(
     methods=tuple(
         Method(module, f"{name}.{method}", _asked(method)) for method in _ENDPOINTS for module, name in _CLIENTS
     ),
-    others=tuple(Wrapped(module, f"{name}._inner_post", _posting) for module, name in _CLIENTS),
     endpoints=_ENDPOINTS,
     provider=lambda provider, _host: _PROVIDERS.get(provider, provider),
     note="Hugging Face tells no usage of embeddings, and of generated text only with `details`. Other tasks make no "

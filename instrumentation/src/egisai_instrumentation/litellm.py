@@ -79,11 +79,8 @@ class _Fold(openai.ChatFold):
 
     __slots__ = ()
 
-    def feed(self, chunk: Any) -> bool:
-        is_asked, self.usage_asked = self.usage_asked, False  # LiteLLM's chunks lack the member where they have none
-        super().feed(chunk)
-        self.usage_asked = is_asked
-        return is_asked and getattr(chunk, "usage", None) is not None and not any(map(_says, chunk.choices))
+    def is_ours(self, chunk: Any, used: Any) -> bool:  # its chunks lack the member where they have none
+        return used is not None and not any(map(_says, chunk.choices))
 
 
 def _says(choice: Any) -> bool:

@@ -172,13 +172,10 @@ class _Start:
 
     def usage_refused(self, call: Call, exc: Exception) -> bool:
         """Whether the server refused the request only because we asked for usage: then it is not asked again."""
-        if call.fold is None or not call.fold.usage_asked or getattr(exc, "status_code", None) not in (400, 422):
-            return False
         with _BEGINNING:
-            if "stream_options" in str(exc):
+            if call.usage_refused(exc):
                 if call.destination is not None and len(self._refusing) < _MAX_REFUSING:
                     self._refusing.add(call.destination)
-                call.fold.usage_asked = False
                 return True
         return False
 

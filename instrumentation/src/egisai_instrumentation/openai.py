@@ -166,12 +166,14 @@ class ChatFold:
         for choice in choices or ():
             if choice.finish_reason is not None:
                 self._reasons[choice.index] = choice.finish_reason
-        if not self.usage_asked:
-            return False
+        return self.usage_asked and self.is_ours(chunk, used)
+
+    def is_ours(self, chunk: Any, used: Any) -> bool:
+        """Whether a chunk is there only because we asked for usage, and not the caller's to see."""
         if used is None:
             chunk.__pydantic_fields_set__.discard("usage")
             return False
-        return not choices  # usage beside choices is what some servers send unasked: the caller's to see
+        return not chunk.choices  # usage beside choices is what some servers send unasked
 
     def attributes(self) -> Attributes:
         attributes: Attributes = {}
